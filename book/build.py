@@ -1,0 +1,96 @@
+"""Execute the book's chapters and build the site.
+
+Without options: build the site from the chapters as they are committed (no network, no computation).
+``--execute``: run the chapters first, in place, with their own parameters, and strip what papermill adds.
+``--profile P``: work on a copy in ``_build/P``, every chapter rerun with that profile and store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def chapters(root: Path) -> list[Path]:
+    """The book's notebooks."""
+    return sorted((root / "book").glob("*.ipynb"))
+
+
+def execute(path: Path, parameters: dict[str, object] | None = None) -> None:
+    """Run a chapter in place, without the timestamps and the injected cell that papermill leaves behind."""
+    print(f"executing {path.name}", flush=True)
+    papermill.execute_notebook(path, path, parameters=parameters or {}, cwd=path.parent, progress_bar=False, log_output=False)
+    strip(path, keep_injected=bool(parameters))
+
+
+def strip(path: Path, *, keep_injected: bool) -> None:
+    """Take out of an executed notebook what differs from run to run without being a result."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    kept = []
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags and not keep_injected:
+            continue
+        for name in ("papermill", "execution", "ExecuteTime"):
+            cell.metadata.pop(name, None)
+        kept.append(cell)
+    notebook.cells = kept
+    nbformat.write(notebook, path)
+
+
+def picture(chapter: Path, path: Path) -> None:
+    """Save the first figure that a chapter shows, for the README."""
+    for cell in nbformat.read(chapter, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                path.write_bytes(base64.b64decode(output["data"]["image/png"]))
+                return
+
+
+def build(root: Path) -> Path:
+    """Build the site of the book below ``root``; a warning is an error."""
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "--path-output", str(root), "-n", "-W", "--keep-going", "-q"]
+    done = subprocess.run(command, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+    if done.returncode:
+        sys.exit("the site was not built: see the warnings above")
+    return root / "_build" / "html" / "index.html"
+
+
+def main() -> None:
+    """Run as a script."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--execute", action="store_true")
+    options.add_argument("--profile", default=None)
+    options.add_argument("--store", default=None)
+    chosen = options.parse_args()
+    root = ROOT
+    if chosen.profile:
+        root = ROOT / "_build" / chosen.profile
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        for name in ("_config.yml", "_toc.yml"):
+            shutil.copy(ROOT / name, root / name)
+        shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        for path in chapters(root):
+            execute(path, {"profile": chosen.profile, "store": chosen.store})
+    elif chosen.execute:
+        for path in chapters(root):
+            execute(path)
+        picture(root / "book" / "index.ipynb", ROOT / "results" / "success.png")
+    print(f"\nThe site is built. Open it in a browser: {build(root).as_uri()}")
+
+
+if __name__ == "__main__":
+    main()

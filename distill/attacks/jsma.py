@@ -1,0 +1,463 @@
+"""Targeted JSMA (arXiv 1511.07528, Algorithms 2 and 3), batched, exact, and clear about why it stopped.
+
+One step of an attack: a forward pass gives the class, a backward pass the gradient of the target's output,
+a search the best pair of features, and both are set to ``value``. Attacks that are over leave the batch at
+every step and waiting ones take their places, so the batch stays full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+OUTPUTS = ("softmax", "log_softmax", "logits")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}  # of the weights
+DIRECTIONS = {"increase": 1, "decrease": -1}
+MEMORY = 500e6  # bytes of activations that a batch of automatic size may take
+LARGEST_BATCH = 256  # beyond it a CPU gains nothing
+
+
+class Status(IntEnum):
+    """Why an attack stopped."""
+
+    SUCCESS = 0
+    BUDGET = 1  # the next pair would exceed max_features
+    NO_VALID_PAIR = 2  # gradients are there, but no pair of usable features has alpha > 0 and beta < 0
+    ZERO_GRADIENT = 3  # every usable feature's gradient is exactly zero: nothing to rank
+
+
+class Pair(NamedTuple):
+    """Two features a row and their saliency; ``score`` is 0 where no pair is valid."""
+
+    first: Tensor  # int64 (N,), the lower index
+    second: Tensor  # int64 (N,)
+    score: Tensor  # float64 (N,)
+
+
+@dataclass
+class JSMAResult:
+    """What became of N attacks, in the order they were given.
+
+    Attributes
+    ----------
+    adversarial : Tensor
+        (N, ...), the images at the end, those of failed attacks too.
+    success : Tensor
+        bool (N,): the model, in float32, gives ``adversarial`` the target class.
+    features_changed, iterations, passes : Tensor
+        int64 (N,): features set to ``value``; steps that set them; forward and backward passes of the image.
+    status : Tensor
+        int64 (N,), values of `Status`.
+    """
+
+    adversarial: Tensor
+    success: Tensor
+    features_changed: Tensor
+    iterations: Tensor
+    status: Tensor
+    passes: Tensor
+
+
+def jsma(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    max_features: int = 112,
+    value: float = 1.0,
+    direction: str = "increase",
+    output: str = "softmax",
+    temperature: float = 1.0,
+    batch_size: int | None = None,
+    precision: str = "float32",
+    progress: bool = False,
+) -> JSMAResult:
+    """Attack each image towards its target by the Jacobian-based saliency map (arXiv 1511.07528, Algorithm 2).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (N, ...) to logits (N, classes). It is run in evaluation mode, its weights frozen, and left as it was.
+    images : Tensor
+        Floating point (N, ...), finite. Computation is on the model's device.
+    targets : Tensor
+        int64 (N,), the class each image is to become.
+    max_features : int
+        Budget: at most so many features (one channel of one pixel each) are changed, two a step.
+    value : float
+        What a chosen feature is set to: 1 for MNIST; 2 for the paper's standardised CIFAR10. It may lie outside
+        the data's range. A feature that is there already, or beyond, is not usable.
+    direction : {"increase", "decrease"}
+        Whether ``value`` is above or below the features; "decrease" looks for features whose fall helps the target.
+    output : {"softmax", "log_softmax", "logits"}
+        What is differentiated. "softmax" is the paper's Jacobian; it underflows where the target's probability
+        does. "log_softmax" ranks features in the same order in exact arithmetic (dF/dX = F dlogF/dX, F > 0)
+        and does not underflow. "logits" is the JSMA paper's, with the general pair search.
+    temperature : float
+        The logits are divided by it before ``output`` is taken.
+    batch_size : int, optional
+        Attacks in work at a time; without it, as many as fit into 500 MB of activations, at most 256.
+    precision : {"float32", "bfloat16", "float64"}
+        Of the passes that rank features. Success is always judged in float32.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    JSMAResult
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, an image is not finite, or the model returns probabilities.
+
+    Notes
+    -----
+    An image that has its target class already succeeds with no feature changed, whatever its true class. Ties
+    go to the lowest feature index. In the loop nothing leaves the device but the sizes of the next batch.
+    """
+    weight = next(iter(model.parameters()), images)
+    device = weight.device
+    _check(images, targets, max_features, value, direction, output, temperature, batch_size, precision)
+    with _frozen(model):
+        ranker, judge = _cast(model, PRECISIONS[precision]), _cast(model, torch.float32)
+        start = images.detach().to(device, next(iter(ranker.parameters()), images).dtype).contiguous()
+        targets = targets.to(device)
+        if len(start) == 0:
+            none = torch.zeros(0, dtype=torch.int64, device=images.device)
+            return JSMAResult(images.clone(), none.bool(), none, none, none, none)
+        _check_outputs(judge, start[:8].float(), targets)
+        rank = _Ranker(ranker, output, temperature, DIRECTIONS[direction], precision == "bfloat16")
+        size = min(len(start), batch_size or automatic_batch_size(rank, start[:1], targets[:1]))
+        state = _State.new(start)
+        todo, fresh = torch.arange(len(start), device=device), True
+        with tqdm(total=len(start), desc="JSMA", unit="attack", disable=not progress, leave=False) as bar:
+            while len(todo):
+                _run_queue(rank, state, todo, targets, max_features, value, size, fresh, bar)
+                verdict = _verdict(judge, state.x[todo], targets[todo], size)
+                state.verdicts[todo] += 1
+                disputed = (state.status[todo] == Status.SUCCESS) & ~verdict
+                state.status[todo[verdict]] = Status.SUCCESS
+                # A class that only the ranking precision saw: go on from there, one step before looking again.
+                todo, fresh = todo[disputed], False
+    passes = state.loops * (1 + rank.backward_passes) + state.verdicts
+    home = images.device
+    return JSMAResult(
+        adversarial=state.x.to(home, images.dtype).reshape(images.shape),
+        success=(state.status == Status.SUCCESS).to(home),
+        features_changed=state.changed.to(home),
+        iterations=(state.changed // 2).to(home),
+        status=state.status.to(home),
+        passes=passes.to(home),
+    )
+
+
+# --- the search ------------------------------------------------------------------------------------------
+
+
+def best_pair(alpha: Tensor, beta: Tensor, usable: Tensor) -> Pair:
+    """The pair of features with the largest saliency (arXiv 1511.07528, Algorithm 3), exactly, in O(n log n).
+
+    Over pairs p < q of usable features with a = alpha_p + alpha_q > 0 and b = beta_p + beta_q < 0 it maximises
+    -a * b. A feature that two others dominate (alpha as large and beta as small, ties by index) can always be
+    replaced by one of them, so only features with at most one dominator are paired.
+
+    Parameters
+    ----------
+    alpha, beta : Tensor
+        (N, n): the derivative of the target's output, and the sum of the other classes' derivatives.
+    usable : Tensor
+        bool (N, n): features that may still be changed.
+
+    Returns
+    -------
+    Pair
+        Of equal scores the lowest (first, second). Indices are 0 and 1 where there is no valid pair.
+    """
+    candidate, most = _candidates(alpha, beta, usable)
+    return _best_of_candidates(alpha, beta, candidate, int(most))
+
+
+def _candidates(alpha: Tensor, beta: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """Usable features with at most one dominator, bool (N, n), and the most that any row has."""
+    a = torch.where(usable, alpha, -torch.inf)
+    b = torch.where(usable, beta, torch.inf)
+    b, order = b.sort(dim=1, stable=True)
+    _, by_alpha = a.gather(1, order).sort(dim=1, descending=True, stable=True)
+    order, b = order.gather(1, by_alpha), b.gather(1, by_alpha)  # alpha falls, then beta rises, then the index
+    nothing = torch.full_like(b[:, :1], torch.inf)
+    smallest = torch.cat([nothing, b.cummin(1).values[:, :-1]], 1)  # of those before, who alone can dominate
+    second = torch.cat([nothing, torch.maximum(b, smallest).cummin(1).values[:, :-1]], 1)
+    kept = torch.zeros_like(usable).scatter(1, order, b < second) & usable
+    return kept, kept.sum(1).max()
+
+
+def _best_of_candidates(alpha: Tensor, beta: Tensor, candidate: Tensor, most: int) -> Pair:
+    width = max(2, most)
+    count, features = alpha.shape
+    if features < 2:
+        zero = torch.zeros(count, dtype=torch.int64, device=alpha.device)
+        return Pair(zero, zero + 1, zero.double())
+    index = torch.arange(features, device=alpha.device).expand(count, -1)
+    index = torch.where(candidate, index, features).sort(dim=1).values[:, : min(width, features)]
+    there, index = index < features, index.clamp(max=features - 1)
+    a = torch.where(there, alpha.gather(1, index).double(), -torch.inf)  # sums and products of float32 do not
+    b = torch.where(there, beta.gather(1, index).double(), torch.inf)  # underflow in float64
+    first, second, score = [], [], []
+    for rows in torch.arange(count, device=alpha.device).split(max(1, 2**24 // width**2)):
+        sum_a = a[rows, :, None] + a[rows, None, :]
+        sum_b = b[rows, :, None] + b[rows, None, :]
+        saliency = torch.where((sum_a > 0) & (sum_b < 0), -sum_a * sum_b, 0.0).triu(1).flatten(1)
+        best = saliency.argmax(1)
+        score.append(saliency.gather(1, best[:, None])[:, 0])
+        first.append(torch.div(best, index.shape[1], rounding_mode="floor"))
+        second.append(best % index.shape[1])
+    found = torch.cat(score)
+    p = index.gather(1, torch.cat(first)[:, None])[:, 0]
+    q = index.gather(1, torch.cat(second)[:, None])[:, 0]
+    return Pair(torch.where(found > 0, p, 0), torch.where(found > 0, q, 1), found)
+
+
+def top_two(alpha: Tensor, usable: Tensor) -> Pair:
+    """`best_pair` where beta = -alpha, as for softmax outputs, which sum to 1: the two largest derivatives."""
+    a = torch.where(usable, alpha, -torch.inf)
+    largest, p = a.max(1)
+    runner_up, q = a.scatter(1, p[:, None], -torch.inf).max(1)
+    total = largest.double() + runner_up.double()
+    valid = total > 0
+    low, high = torch.minimum(p, q), torch.maximum(p, q)
+    return Pair(torch.where(valid, low, 0), torch.where(valid, high, 1), torch.where(valid, total.square(), 0.0))
+
+
+# --- the loop --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Ranker:
+    """Logits and the derivatives that rank features, at one output, temperature and precision."""
+
+    model: nn.Module
+    output: str
+    temperature: float
+    sign: int
+    bfloat16: bool
+    backward_passes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.backward_passes = 2 if self.output == "logits" else 1
+
+    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Class (B,), alpha and, for logits, beta, both (B, n), in the direction in which features move."""
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+                logits = self.model(x)
+            logits = logits.to(x.dtype)
+            scaled = logits / self.temperature
+            out = {"softmax": F.softmax, "log_softmax": F.log_softmax}.get(self.output, lambda z, _: z)(scaled, 1)
+            chosen = out.gather(1, target[:, None]).sum()
+            (alpha,) = torch.autograd.grad(chosen, x, retain_graph=self.output == "logits")
+            beta = None
+            if self.output == "logits":
+                (every,) = torch.autograd.grad(out.sum(), x)
+                beta = self.sign * (every - alpha).flatten(1)
+        return logits.detach().argmax(1), self.sign * alpha.flatten(1), beta
+
+
+@dataclass
+class _State:
+    """Every attack's image and counters, on the model's device."""
+
+    x: Tensor
+    changed: Tensor
+    status: Tensor
+    loops: Tensor
+    verdicts: Tensor
+
+    @classmethod
+    def new(cls, x: Tensor) -> _State:
+        zeros = [torch.zeros(len(x), dtype=torch.int64, device=x.device) for _ in range(4)]
+        return cls(x.clone(), *zeros)
+
+
+def _run_queue(
+    rank: _Ranker, state: _State, todo: Tensor, targets: Tensor, budget: int, value: float, size: int, fresh: bool, bar: tqdm
+) -> None:
+    """Run the attacks ``todo`` to their ends, ``size`` at a time, and write what became of them into ``state``."""
+    job, waiting = todo[:size], size
+    x, target, changed = state.x[job], targets[job], state.changed[job]
+    loops = torch.zeros_like(job)
+    trusted = torch.full_like(job, fresh, dtype=torch.bool)  # whether the ranking precision's verdict counts yet
+    dead = torch.full_like(job, -1)  # status of attacks found stuck after the last size was read (logits only)
+    while len(job):
+        predicted, alpha, beta = rank(x, target)
+        stop, status, usable, sizes, pair = _decide(rank, x, target, changed, predicted, alpha, beta, budget, value, trusted, dead)
+        ended, most = _read_sizes(sizes)
+        if pair is None:
+            assert beta is not None
+            candidate, _ = _candidates(alpha, beta, usable)
+            pair = _best_of_candidates(alpha, beta, candidate, most)
+            stuck = (pair.score <= 0) & ~stop
+            dead = torch.where(stuck, _stuck_status(alpha, usable, beta), dead)
+            x, changed = _apply(x, changed, pair, ~(stop | stuck), value)
+        else:
+            x, changed = _apply(x, changed, pair, ~stop, value)
+        loops += 1
+        trusted = torch.ones_like(trusted)
+        if not ended:
+            continue
+        order = stop.to(torch.int8).argsort(descending=True, stable=True)
+        over = order[:ended]
+        done = job[over]
+        state.x[done], state.changed[done], state.status[done] = x[over], changed[over], status[over]
+        state.loops[done] += loops[over]
+        bar.update(ended)
+        taken = min(ended, len(todo) - waiting)  # waiting attacks take the places of those that are over
+        if taken > 0:
+            place, new = over[:taken], todo[waiting : waiting + taken]
+            waiting += taken
+            job, x, target, changed = (_put(t, place, v) for t, v in
+                                       ((job, new), (x, state.x[new]), (target, targets[new]), (changed, state.changed[new])))  # fmt: skip
+            loops, dead = loops.index_fill(0, place, 0), dead.index_fill(0, place, -1)
+            trusted = trusted.index_fill(0, place, fresh)
+        if taken < ended:  # nothing waits: the batch shrinks
+            keep = torch.cat([order[ended:], over[: max(taken, 0)]])
+            job, x, target, changed, loops, dead, trusted = (t[keep] for t in (job, x, target, changed, loops, dead, trusted))
+
+
+def _decide(
+    rank: _Ranker, x: Tensor, target: Tensor, changed: Tensor, predicted: Tensor, alpha: Tensor, beta: Tensor | None,
+    budget: int, value: float, trusted: Tensor, dead: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Pair | None]:  # fmt: skip
+    """Which attacks are over and why, and the sizes that the host needs to go on, in one tensor."""
+    usable = (x < value).flatten(1) if rank.sign > 0 else (x > value).flatten(1)
+    reached = (predicted == target) & trusted
+    spent = changed + 2 > budget
+    if beta is None:
+        pair = top_two(alpha, usable)
+        stuck, why = pair.score <= 0, _stuck_status(alpha, usable, None)
+        most = torch.zeros((), dtype=torch.int64, device=x.device)
+    else:
+        pair, stuck, why = None, dead >= 0, dead
+        _, most = _candidates(alpha, beta, usable)
+    stop = reached | spent | stuck
+    status = torch.where(reached, int(Status.SUCCESS), torch.where(spent, int(Status.BUDGET), why))
+    return stop, status, usable, torch.stack([stop.sum(), most]), pair
+
+
+def _stuck_status(alpha: Tensor, usable: Tensor, beta: Tensor | None) -> Tensor:
+    moving = (alpha != 0) if beta is None else (alpha != 0) | (beta != 0)
+    flat = usable.any(1) & ~(moving & usable).any(1)
+    return torch.where(flat, int(Status.ZERO_GRADIENT), int(Status.NO_VALID_PAIR))
+
+
+def _apply(x: Tensor, changed: Tensor, pair: Pair, going: Tensor, value: float) -> tuple[Tensor, Tensor]:
+    flat = x.flatten(1)
+    both = torch.stack([pair.first, pair.second], 1)
+    new = torch.where(going[:, None], value, flat.gather(1, both))
+    return flat.scatter(1, both, new).view_as(x), changed + 2 * going
+
+
+def _put(tensor: Tensor, place: Tensor, value: Tensor) -> Tensor:
+    return tensor.index_copy(0, place, value)
+
+
+def _read_sizes(sizes: Tensor) -> list[int]:
+    """The one thing that leaves the device in a step: how many attacks are over, and the widest candidate list."""
+    return sizes.tolist()
+
+
+@torch.no_grad()
+def _verdict(judge: nn.Module, x: Tensor, targets: Tensor, size: int) -> Tensor:
+    """Whether the model, in float32, gives each image its target class."""
+    return torch.cat([judge(part.float()).argmax(1) for part in x.split(size)]) == targets
+
+
+def automatic_batch_size(rank: _Ranker, image: Tensor, target: Tensor) -> int:
+    """How many images of this shape keep the activations below `MEMORY`, counted on one image."""
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in rank.model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        rank(image, target)
+    activations = sum(size for pointer, size in seen.items() if pointer not in weights)
+    per_image = 2 * activations + 16 * image[0].nbytes  # the backward pass holds gradients of about the same size
+    return max(1, min(LARGEST_BATCH, int(MEMORY // per_image)))
+
+
+# --- what is allowed -------------------------------------------------------------------------------------
+
+
+def _check(images, targets, max_features, value, direction, output, temperature, batch_size, precision) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
+        raise ValueError("images must be a floating-point tensor of shape (N, ...)")
+    if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or targets.shape != images.shape[:1]:
+        raise ValueError(f"targets must be an int64 tensor of shape ({len(images)},), one class an image")
+    if not bool(images.isfinite().all()):
+        raise ValueError("images hold values that are not finite")
+    features = images[0].numel() if len(images) else math.prod(images.shape[1:])
+    if isinstance(max_features, bool) or not isinstance(max_features, int) or not 1 <= max_features <= features:
+        raise ValueError(f"max_features is {max_features!r}; allowed is an integer from 1 to {features}, the image's features")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"value is {value!r}; allowed is a finite number")
+    if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
+    for name, given, allowed in (("direction", direction, DIRECTIONS), ("output", output, OUTPUTS), ("precision", precision, PRECISIONS)):
+        if given not in allowed:
+            raise ValueError(f"{name} is {given!r}; allowed are {', '.join(allowed)}")
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size is {batch_size!r}; allowed is an integer above 0, or None")
+
+
+@torch.no_grad()
+def _check_outputs(judge: nn.Module, x: Tensor, targets: Tensor) -> None:
+    logits = judge(x)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        raise ValueError("the model must map (N, ...) to logits of shape (N, classes), with two classes or more")
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the model's logits are not finite")
+    sums_to_one = (logits.sum(1) - 1).abs().max() < 1e-4
+    if bool((logits >= 0).all() & sums_to_one):
+        raise ValueError("the model returns probabilities; allowed is a model that returns logits")
+    low, high = targets.min().item(), targets.max().item()
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"targets run from {low} to {high}; allowed are the model's classes, 0 to {logits.shape[1] - 1}")
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model itself if its weights have this type, else a copy that does."""
+    if all(p.dtype == dtype for p in model.parameters()):
+        return model
+    return copy.deepcopy(model).to(dtype)
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients for weights; everything as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)

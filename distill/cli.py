@@ -1,0 +1,195 @@
+"""The command ``distill``: fetch data, run experiments, say what is recorded."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from distill import data, experiments, records, training
+
+ERRORS = (data.DataError, experiments.RunError, records.RecordError, training.TrainingError, OSError)
+
+
+class Usage(ValueError):
+    """Wrong usage: exit code 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise Usage(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parser().parse_args([a for a in arguments if a != "--debug"])
+        return options.command(options)
+    except KeyboardInterrupt:
+        print("distill: interrupted; finished runs and epochs are kept", file=sys.stderr)
+        return 1
+    except (ValueError, *ERRORS) as error:
+        if "--debug" in arguments:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"distill: {text}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) and not isinstance(error, ERRORS) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser, from which the documentation's page is made."""
+    top = _Parser(prog="distill", description="Replication of defensive distillation: data, runs and records.",
+                  epilog="Exit codes: 0 done, 1 failed, 2 wrong usage. --debug shows a traceback.")  # fmt: skip
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    fetch = commands.add_parser("data", help="fetch and verify data sets, and say where each came from")
+    fetch.add_argument("names", nargs="*", metavar="NAME", help=f"default: mnist cifar10; known: {', '.join(data.DATASETS)}")
+    _data_root(fetch)
+    fetch.set_defaults(command=_fetch)
+
+    run = commands.add_parser("run", help="compute what a profile needs and has no record of")
+    run.add_argument("--profile", required=True, help=", ".join(experiments.PROFILES))
+    run.add_argument("--dataset", default=None, help="one or more, separated by commas; default: the profile's")
+    run.add_argument("--temperatures", default=None, help="such as none,1,20; default: the profile's")
+    run.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
+    run.add_argument("--stages", default=",".join(experiments.STAGES), help=f"default: {','.join(experiments.STAGES)}")
+    run.add_argument("--precision", default="auto", help=f"of trainings: {', '.join(experiments.PRECISIONS)} (default: auto)")
+    run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice)")
+    run.add_argument("--publish", action="store_true", help="also copy the finished records into results/")
+    run.add_argument("--quiet", action="store_true", help="no progress bars")
+    _store(run)
+    _data_root(run)
+    run.set_defaults(command=_run)
+
+    status = commands.add_parser("status", help="what is recorded, running, missing; how long the rest should take")
+    status.add_argument("--profile", default=None, help="default: all")
+    status.add_argument("--dataset", default=None, help="default: the profile's")
+    status.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
+    _store(status)
+    status.set_defaults(command=_status)
+    return top
+
+
+def _data_root(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-root", default=None, help="folder of data sets (default: DISTILL_DATA, else the user's cache folder)")
+
+
+def _store(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--store", default=None, help="folder of records: only this one is read and written "
+                         "(default: published records are read, new ones go to DISTILL_STORE, else the user's data folder)")  # fmt: skip
+
+
+def _list(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _list(text) or []]
+    except ValueError:
+        raise Usage(f"--seeds {text!r}: allowed are integers from 0, separated by commas") from None
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise Usage(f"--device {name!r} is not there: allowed are cpu{' and cuda' if torch.cuda.is_available() else ''} on this machine")
+    try:
+        torch.empty(0, device=name)
+    except RuntimeError:
+        raise Usage(f"--device {name!r} is not there") from None
+    return name
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    for name in options.names or ["mnist", "cifar10"]:
+        paths, source, digests = data.fetch(data.dataset(name), options.data_root)
+        print(f"{name}: verified, from {source}, in {paths[0].parent} (SHA-256 of the training images {digests[0][:16]}...)")
+    return 0
+
+
+def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | None = None, stages: list[str] | None = None) -> list[dict]:
+    datasets = _list(options.dataset) or list(experiments.profile(profile).temperatures)
+    return [
+        config
+        for dataset in datasets
+        for config in experiments.plan(
+            profile,
+            dataset,
+            temperatures,
+            seeds=_seeds(options.seeds),
+            stages=stages or experiments.STAGES,
+            precision=getattr(options, "precision", "auto"),
+        )
+    ]
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.threads is not None:
+        if options.threads < 1:
+            raise Usage(f"--threads {options.threads}: allowed is an integer above 0")
+        torch.set_num_threads(options.threads)
+    runs = _plan(options, options.profile, _list(options.temperatures), _list(options.stages))
+    context = experiments.Context.new(
+        options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet
+    )
+    failures = experiments.ensure(runs, context)
+    done = [record for config in runs if (record := records.find(config, context.look_in)) is not None]
+    for record in done if options.publish else []:
+        records.publish(record)
+    print(f"{len(done)} of {len(runs)} runs are recorded" + (f", published in {records.PUBLISHED}" if options.publish else ""))
+    for failure in failures:
+        print(f"distill: failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    profiles = [options.profile] if options.profile else list(experiments.PROFILES)
+    look_in = records.stores(options.store)
+    store = Path(options.store) if options.store else records.own_store()
+    speed = _speeds(options.store)
+    for name in profiles:
+        runs = _plan(options, name)
+        missing = [config for config in runs if records.find(config, look_in) is None]
+        active = [config for config in missing if records.running(store, config)]
+        print(
+            f"{name}: {len(runs) - len(missing)} of {len(runs)} runs recorded, {len(active)} running, {len(missing) - len(active)} missing"
+        )
+        for config in missing:
+            print(f"  {'running' if config in active else 'missing'}  {records.key(config)}")
+        if missing:
+            costs = [speed.get((config["dataset"], config["kind"])) for config in missing]
+            known = [cost * _size(config) for cost, config in zip(costs, missing, strict=True) if cost is not None]
+            rest = f"about {_duration(sum(known))}" if known else "unknown time: nothing like it is recorded yet"
+            unknown = f", and {costs.count(None)} runs of a kind not yet timed" if known and None in costs else ""
+            print(f"  the rest should take {rest}{unknown}")
+    return 0
+
+
+def _size(config: dict) -> float:
+    """Epochs of a training, images of an attack: what its time is proportional to."""
+    return config["recipe"]["epochs"] if config["kind"] == "model" else config["images"]
+
+
+def _speeds(store: str | None) -> dict[tuple[str, str], float]:
+    """Mean recorded seconds per epoch or attacked image, by data set and kind."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for record in records.all_records(store):
+        config = record.config
+        seconds.setdefault((config["dataset"], config["kind"]), []).append(record.info["provenance"]["wall_seconds"] / _size(config))
+    return {group: sum(values) / len(values) for group, values in seconds.items()}
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

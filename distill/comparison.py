@@ -1,0 +1,196 @@
+"""The paper's numbers beside ours: intervals for both, and one rule for the verdict."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from distill import metrics
+from distill.metrics import Estimate
+
+REPRODUCED, DIRECTION, NOT = "reproduced", "reproduced in direction", "not reproduced"
+NOTHING = "not in the paper"
+TARGETS = 900  # attacks behind each of the paper's success rates
+TEST_IMAGES = 10_000  # behind each of its accuracies
+
+
+@functools.cache
+def _reported() -> pd.DataFrame:
+    return pd.read_csv(Path(__file__).with_name("reported.csv"), keep_default_na=False)
+
+
+def reported(figure: str, dataset: str, quantity: str | None = None) -> dict[str, float]:
+    """The paper's values of a figure or of its text, by temperature ("none", "1", ...).
+
+    Returns
+    -------
+    dict of str to float
+        In the unit of ``reported.csv``; empty where the paper has none.
+    """
+    table = _reported()
+    rows = table[(table["figure"] == figure) & (table["dataset"] == dataset)]
+    if quantity is not None:
+        rows = rows[rows["quantity"] == quantity]
+    return {str(t): float(v) for t, v in zip(rows["temperature"], rows["value"], strict=True)}
+
+
+def label(role: str, temperature: float) -> str:
+    """How the paper names a network on its axes: "none" for the plain one, else its temperature."""
+    return "none" if role == "plain" else f"{temperature:g}"
+
+
+def verdict(paper: Estimate, ours: Estimate, *, paper_change: float | None = None, our_change: Estimate | None = None) -> str:
+    """Whether a number of the paper was reproduced.
+
+    "reproduced": the two 95 % intervals overlap. "reproduced in direction": they do not, but the change against
+    the undefended network has the paper's sign and our interval for it excludes zero. Else "not reproduced".
+
+    Parameters
+    ----------
+    paper, ours : Estimate
+    paper_change : float, optional
+        The paper's change against its undefended network.
+    our_change : Estimate, optional
+        Ours, with its interval.
+    """
+    if paper.low <= ours.high and ours.low <= paper.high:
+        return REPRODUCED
+    if paper_change and our_change is not None and paper_change * our_change.value > 0 and our_change.low * our_change.high > 0:
+        return DIRECTION
+    return NOT
+
+
+def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
+    """Figure 7 in numbers: success rate of the attack on each network, ours and the paper's, in percent.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", of the plain network and of students.
+
+    Returns
+    -------
+    DataFrame
+        A row a data set and temperature: ``dataset``, ``temperature``, ``paper``, ``paper_low``, ``paper_high``,
+        ``ours``, ``low``, ``high``, ``attacks``, ``images``, ``features`` (mean of the successful), ``verdict``.
+    """
+    rows = []
+    for dataset, of_dataset in attacks.groupby("dataset", sort=False):
+        said = reported("fig7", str(dataset))
+        groups = {label(role, t): group for (role, t), group in of_dataset.groupby(["role", "temperature"])}
+        rates = {name: _percent(metrics.success_rate(group)) for name, group in groups.items()}
+        for name in _in_order(groups):
+            ours, paper = rates[name], None
+            if name in said:
+                paper = _percent(metrics.accuracy(round(said[name] / 100 * TARGETS), TARGETS))._replace(value=said[name])
+            change = _difference(rates.get("none"), ours) if name != "none" else None
+            won = groups[name][groups[name]["success"]]
+            rows.append({
+                "dataset": dataset, "temperature": name, **_both(paper, ours), "attacks": ours.n, "images": ours.clusters,
+                "features": won["features_changed"].mean() if len(won) else math.nan,
+                "verdict": verdict(paper, ours, paper_change=said[name] - said["none"], our_change=change) if paper else NOTHING,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
+    """Figure 8 in numbers: each student's accuracy against the plain network's, in percent and points.
+
+    Parameters
+    ----------
+    networks : DataFrame
+        Rows of kind "model".
+
+    Returns
+    -------
+    DataFrame
+        A row a data set and student: ``dataset``, ``temperature``, ``accuracy``, ``accuracy_low``, ``accuracy_high``,
+        ``teacher`` (its accuracy), ``images``, and of the change against the plain network in points ``paper``,
+        ``paper_low``, ``paper_high``, ``ours``, ``low``, ``high``, ``verdict``; the plain network's row has no change.
+    """
+    rows = []
+    for dataset, of_dataset in networks.groupby("dataset", sort=False):
+        said = reported("fig8", str(dataset))
+        plain = of_dataset[of_dataset["role"] == "plain"]
+        teachers = of_dataset[of_dataset["role"] == "teacher"].set_index("temperature")["accuracy"]
+        shown = {label(r["role"], r["temperature"]): r for _, r in of_dataset[of_dataset["role"] != "teacher"].iterrows()}
+        for name in _in_order(shown):
+            network = shown[name]
+            share = _percent(metrics.accuracy(network["correct"], network["test_images"]))
+            row = {"dataset": dataset, "temperature": name, "accuracy": share.value, "accuracy_low": share.low,
+                   "accuracy_high": share.high, "teacher": 100 * teachers.get(network["temperature"], math.nan) if name != "none" else math.nan,
+                   "images": share.n}  # fmt: skip
+            if name == "none" or plain.empty:
+                rows.append({**row, **_both(None, None), "verdict": NOTHING})
+                continue
+            ours = _paired_change(plain.iloc[0], network)
+            paper = None
+            if name in said:
+                # The paper does not say which images changed; two independent shares of 10,000 bound its error from above.
+                error = 1.96 * 100 * math.sqrt(2 * network["accuracy"] * (1 - network["accuracy"]) / TEST_IMAGES)
+                paper = Estimate(said[name], said[name] - error, said[name] + error, TEST_IMAGES, TEST_IMAGES)
+            judged = verdict(paper, ours, paper_change=said[name], our_change=ours) if paper else NOTHING
+            rows.append({**row, **_both(paper, ours), "verdict": judged})
+    return pd.DataFrame(rows)
+
+
+def _paired_change(plain: pd.Series, student: pd.Series) -> Estimate:
+    """Change of accuracy in points over the same test images, with a normal interval of the paired difference."""
+    n = int(student["test_images"])
+    before, after = (np.unpackbits(np.frombuffer(row["right_bits"], np.uint8), count=n).astype(float) for row in (plain, student))
+    change = 100 * (after - before)
+    error = 1.96 * change.std(ddof=1) / math.sqrt(n)
+    return Estimate(change.mean(), change.mean() - error, change.mean() + error, n, n)
+
+
+def _percent(share: Estimate) -> Estimate:
+    return share._replace(value=100 * share.value, low=100 * share.low, high=100 * share.high)
+
+
+def _difference(first: Estimate | None, second: Estimate) -> Estimate | None:
+    """Second minus first, with the interval of independent estimates: wider than that of the same images would be."""
+    if first is None:
+        return None
+    value = second.value - first.value
+    below = math.hypot(second.value - second.low, first.high - first.value)
+    above = math.hypot(second.high - second.value, first.value - first.low)
+    return Estimate(value, value - below, value + above, second.n, second.clusters)
+
+
+def _both(paper: Estimate | None, ours: Estimate | None) -> dict[str, float]:
+    nothing = Estimate(math.nan, math.nan, math.nan, 0, 0)
+    p, o = paper or nothing, ours or nothing
+    return {"paper": p.value, "paper_low": p.low, "paper_high": p.high, "ours": o.value, "low": o.low, "high": o.high}
+
+
+def _in_order(names) -> list[str]:
+    return sorted(names, key=lambda name: -1.0 if name == "none" else float(name))
+
+
+def claims(success: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Claims of the paper that these tables can judge, a row each: ``claim``, ``section``, ``paper``, ``ours``, ``verdict``.
+
+    Parameters
+    ----------
+    success : DataFrame
+        Of `success_table`.
+    accuracy : DataFrame
+        Of `accuracy_table`.
+    """
+    rows = []
+    for _, row in success.iterrows():
+        if row["verdict"] != NOTHING:
+            network = "the undefended network" if row["temperature"] == "none" else f"T = {row['temperature']}"
+            rows.append({"claim": f"JSMA success on {row['dataset']}, {network} (%)", "section": "V-B, Figure 7",
+                         "paper": f"{row['paper']:.2f}", "ours": f"{row['ours']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+                         "verdict": row["verdict"]})  # fmt: skip
+    for _, row in accuracy.iterrows():
+        if row["verdict"] != NOTHING:
+            rows.append({"claim": f"change of accuracy on {row['dataset']}, T = {row['temperature']} (points)", "section": "V-C, Figure 8",
+                         "paper": f"{row['paper']:+.2f}", "ours": f"{row['ours']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+                         "verdict": row["verdict"]})  # fmt: skip
+    return pd.DataFrame(rows, columns=["claim", "section", "paper", "ours", "verdict"])

@@ -1,0 +1,98 @@
+"""Rates and means with 95 % intervals, and what an attack did."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A value, its 95 % interval, and how many observations and independent clusters it stands on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+
+def accuracy(right: int, n: int) -> Estimate:
+    """Share of images classified rightly, with Wilson's interval.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not positive or ``right`` not between 0 and ``n``.
+    """
+    if not 0 <= right <= n or n == 0:
+        raise ValueError(f"{right} of {n} is no share; allowed is 0 <= right <= n, n > 0")
+    interval = stats.binomtest(int(right), int(n)).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(right / n, interval.low, interval.high, n, n)
+
+
+def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Series, *, seed: int = 0) -> Estimate:
+    """Mean of values whose clusters, not they, are independent, with a percentile cluster-bootstrap interval.
+
+    For attack rates a cluster is a source image: the nine targets of one image succeed or fail together more
+    often than chance would have it. Where all clusters agree entirely, resampling shows no spread; then the
+    interval for rates is Wilson's on the number of clusters, which still says how little few images can tell.
+
+    Parameters
+    ----------
+    values : array (n,)
+        Successes as bool, or any measure.
+    clusters : array (n,)
+        The cluster of each value.
+    seed : int
+        Of the resampling.
+
+    Raises
+    ------
+    ValueError
+        If there are no values, or the lengths differ.
+    """
+    frame = pd.DataFrame({"value": np.asarray(values, np.float64), "cluster": np.asarray(clusters)})
+    if frame.empty:
+        raise ValueError("a mean needs at least one value")
+    groups = frame.groupby("cluster")["value"].agg(["sum", "count"])
+    total, size = groups["sum"].to_numpy(), groups["count"].to_numpy()
+    mean, n, m = frame["value"].mean(), len(frame), len(groups)
+    if np.ptp(total / size) == 0 and 0 <= mean <= 1:
+        interval = stats.binomtest(round(mean * m), m).proportion_ci(CONFIDENCE, method="wilson")
+        return Estimate(mean, min(interval.low, mean), max(interval.high, mean), n, m)
+    if m < 2:
+        return Estimate(mean, float("nan"), float("nan"), n, m)
+    interval = stats.bootstrap(
+        (total, size), lambda s, k, axis: s.sum(axis) / k.sum(axis), paired=True, vectorized=True,
+        n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE, method="percentile", random_state=seed,
+    ).confidence_interval  # fmt: skip
+    return Estimate(mean, float(interval.low), float(interval.high), n, m)
+
+
+def success_rate(attacks: pd.DataFrame) -> Estimate:
+    """Share of attacks that reached their target: Figure 7's success rate, clustered by source image.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", with the columns ``success`` and ``image``.
+    """
+    return clustered_mean(attacks["success"], attacks["image"])
+
+
+def features_changed(attacks: pd.DataFrame) -> Estimate:
+    """Mean number of features that successful attacks changed, clustered by source image.
+
+    Raises
+    ------
+    ValueError
+        If no attack succeeded.
+    """
+    won = attacks[attacks["success"]]
+    return clustered_mean(won["features_changed"], won["image"])

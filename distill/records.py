@@ -1,0 +1,383 @@
+"""The results store: one folder a run, written atomically, verified when it is read.
+
+A record is ``<store>/<key>/`` with ``record.json`` (configuration, provenance, hashes), ``table.parquet``
+(the rows that the run measured) and, for a trained network, ``weights.safetensors``. The key ends in the
+hash of the whole configuration, so a changed parameter is a new run and never a stale hit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+import platformdirs
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+SCHEMA = 1
+KINDS = ("model", "attack", "sensitivity")
+PUBLISHED = Path(__file__).resolve().parent.parent / "results"
+FILES = ("table.parquet", "weights.safetensors")
+
+
+class RecordError(RuntimeError):
+    """A record that cannot be read, is not what its key says, or is not there."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run: its folder and what ``record.json`` says."""
+
+    path: Path
+    info: Mapping[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.info["config"]
+
+    def table(self) -> pd.DataFrame:
+        """The run's rows, with the columns that its configuration fixes."""
+        frame = pd.read_parquet(self.path / "table.parquet")
+        for column, value in {**self.info["columns"], "record": self.path.name}.items():
+            frame[column] = value
+        return frame
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained network's tensors by name."""
+        try:
+            return load_file(self.path / "weights.safetensors")
+        except FileNotFoundError:
+            raise RecordError(f"{self.path} has no weights here; remove the folder to train the network anew") from None
+
+
+def own_store() -> Path:
+    """A person's own store: ``DISTILL_STORE``, else a folder outside the repository."""
+    return Path(os.environ.get("DISTILL_STORE") or platformdirs.user_data_path("distill") / "records").expanduser()
+
+
+def canonical(config: Mapping[str, Any]) -> str:
+    """A configuration as JSON with one spelling, which is what is hashed."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key(config: Mapping[str, Any]) -> str:
+    """A run's name: readable words and the first 12 digits of the SHA-256 of its configuration.
+
+    ``config`` needs ``kind``, ``dataset``, ``profile``, ``role``, ``temperature`` and ``seed``.
+    """
+    digest = hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
+    words = [config["dataset"], config["profile"], config["kind"], config.get("attack", ""), config["role"],
+             f"T{config['temperature']:g}", f"s{config['seed']}"]  # fmt: skip
+    return re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(word for word in words if word)).lower().strip("_.") + f"-{digest}"
+
+
+def find(config: Mapping[str, Any], stores: list[Path], *, weights: bool = False) -> Record | None:
+    """The record of a configuration in the first store that has it, verified; ``None`` where none has.
+
+    With ``weights``, records that were published without their weights do not count.
+    """
+    for store in stores:
+        path = store / key(config)
+        if path.exists() and (not weights or (path / "weights.safetensors").exists()):
+            record = read(path)
+            if canonical(record.config) != canonical(config):
+                raise RecordError(f"{path} is the record of another configuration")
+            return record
+    return None
+
+
+def read(path: Path) -> Record:
+    """Read and verify one record.
+
+    Raises
+    ------
+    RecordError
+        If a file is missing, torn or altered, the schema is unknown, or the key does not match.
+    """
+    try:
+        info = json.loads((path / "record.json").read_text())
+        if not isinstance(info, dict) or info.get("schema") != SCHEMA:
+            raise RecordError(
+                f"{path} has the schema {info.get('schema') if isinstance(info, dict) else None}; this version reads {SCHEMA}"
+            )
+        if key(info["config"]) != path.name:
+            raise RecordError(f"{path} does not hold the configuration that its name says")
+        for name, expected in info["sha256"].items():
+            if name not in FILES:
+                raise RecordError(f"{path} names an unknown file {name!r}")
+            if name == "weights.safetensors" and not (path / name).exists():
+                continue  # published records leave them out
+            if _sha256(path / name) != expected:
+                raise RecordError(f"{path / name} is torn or altered: its SHA-256 is not the one in record.json")
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} is torn: {Path(error.filename).name} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} is not a record: {type(error).__name__}: {error}") from None
+    return Record(path, info)
+
+
+def write(
+    store: Path,
+    config: Mapping[str, Any],
+    table: pd.DataFrame,
+    *,
+    columns: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> Record:
+    """Write a record in one move: readers see all of it or nothing.
+
+    Parameters
+    ----------
+    store : Path
+    config : mapping
+        What the run is; its hash is part of the key.
+    table : DataFrame
+        What was measured, without constant columns.
+    columns : mapping
+        Columns that have one value for the whole run.
+    provenance : mapping
+        What is not part of the run's identity: seconds, passes, device, ...
+    weights : mapping of str to Tensor, optional
+
+    Returns
+    -------
+    Record
+        The new record, or the equal one that another process finished first.
+
+    Raises
+    ------
+    RecordError
+        If the store cannot be written.
+    """
+    path = store / key(config)
+    staging: Path | None = None
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=store, prefix=".part-"))
+        table.to_parquet(staging / "table.parquet", index=False, compression="zstd")
+        if weights is not None:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging / "weights.safetensors")
+        info = {
+            "schema": SCHEMA, "config": config, "columns": columns,
+            "provenance": {**environment(), **provenance},
+            "sha256": {name: _sha256(staging / name) for name in FILES if (staging / name).exists()},
+        }  # fmt: skip
+        (staging / "record.json").write_text(json.dumps(info, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        for file in staging.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        staging.chmod(0o755)
+        os.rename(staging, path)
+    except OSError as error:
+        if path.exists():  # another process was first with the same run
+            return read(path)
+        raise RecordError(f"cannot write to the store {store}: {error.strerror or error}; name another by --store") from None
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    return read(path)
+
+
+def publish(record: Record) -> Path:
+    """Copy a record, without weights, into the published records; one that is there already stays as it is."""
+    target = PUBLISHED / record.path.name
+    if not target.exists():
+        PUBLISHED.mkdir(exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=PUBLISHED, prefix=".part-"))
+        for name in ("record.json", "table.parquet"):
+            shutil.copy(record.path / name, staging / name)
+        staging.chmod(0o755)
+        os.rename(staging, target)
+    return target
+
+
+@contextlib.contextmanager
+def claim(store: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Hold a run against other processes while it is computed.
+
+    Yields a folder for its unfinished work. The lock is the operating system's and goes with the process.
+    """
+    work = store / ".work" / key(config)
+    lock = filelock.FileLock(store / ".work" / f"{key(config)}.lock")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        work.mkdir(parents=True, exist_ok=True)  # the process before us may have tidied it away
+    except OSError as error:
+        raise RecordError(f"cannot write to the store {store}: {error.strerror or error}; name another by --store") from None
+    try:
+        yield work
+    finally:
+        lock.release()
+
+
+def running(store: Path, config: Mapping[str, Any]) -> bool:
+    """Whether some process holds this run now."""
+    path = store / ".work" / f"{key(config)}.lock"
+    if not path.exists():
+        return False
+    try:
+        with filelock.FileLock(path, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def stores(store: str | os.PathLike | None = None) -> list[Path]:
+    """Where to look for records: ``store`` alone if given, else the published records, then a person's own."""
+    return [Path(store).expanduser()] if store else [PUBLISHED, own_store()]
+
+
+def named(name: str, store: str | os.PathLike | None = None) -> Record:
+    """The record of that name, verified.
+
+    Raises
+    ------
+    RecordError
+        If no store has it.
+    """
+    for folder in stores(store):
+        if (folder / name).is_dir():
+            return read(folder / name)
+    raise RecordError(f"there is no record {name!r} in {', '.join(map(str, stores(store)))}")
+
+
+def all_records(store: str | os.PathLike | None = None) -> list[Record]:
+    """Every record in the stores, verified; of two with one key the first store's."""
+    found: dict[str, Record] = {}
+    for folder in stores(store):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if path.is_dir() and not path.name.startswith(".") and path.name not in found:
+                found[path.name] = read(path)
+    return list(found.values())
+
+
+def load(
+    dataset: str | None = None, profile: str | None = None, kind: str = "model", *, store: str | os.PathLike | None = None, **where: Any
+) -> pd.DataFrame:
+    """Load the rows of all records that match, as one table.
+
+    Parameters
+    ----------
+    dataset, profile : str, optional
+        Without them, all.
+    kind : {"model", "attack", "sensitivity"}
+        What a row is: a trained network, one attack on one image, one test image.
+    store : path, optional
+        See `stores`.
+    **where
+        Further columns that one value is fixed for a whole run, such as ``seed=0`` or ``attack="jsma"``.
+
+    Returns
+    -------
+    DataFrame
+        Empty where nothing matches. The column ``record`` names the record of a row.
+
+    Raises
+    ------
+    RecordError
+        If a record is torn, altered or of another schema.
+    ValueError
+        If the kind is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; allowed are {', '.join(KINDS)}")
+    wanted = {name: value for name, value in {"dataset": dataset, "profile": profile, **where}.items() if value is not None}
+    frames = [
+        record.table()
+        for record in all_records(store)
+        if record.config["kind"] == kind and all(record.info["columns"].get(name) == value for name, value in wanted.items())
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+# --- provenance ------------------------------------------------------------------------------------------
+
+
+def provenance(names: Iterable[str], store: str | os.PathLike | None = None) -> pd.DataFrame:
+    """What a reader must know of the runs behind a page, a row a record: what ran, when, how long, on what, with which versions and hashes.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of records, as in the column ``record`` of every table.
+    store : path, optional
+        See `records.stores`.
+    """
+    wanted = list(dict.fromkeys(names))
+    rows = []
+    for name in wanted:
+        record = named(name, store)
+        made = record.info["provenance"]
+        rows.append({
+            "record": name,
+            "seconds": round(made["wall_seconds"], 1),
+            "precision": made["dtype"],
+            "device": made["device"],
+            "processor": made["processor"],
+            "threads": made["threads"],
+            "torch": made["versions"]["torch"],
+            "finished": made["finished"],
+            "package source": made["source_sha256"][:12],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@functools.cache
+def source_hash() -> str:
+    """SHA-256 over the package's source files, by name and content."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on beside its configuration: versions, machine, threads."""
+    return {
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(),
+                     **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "pandas")}},
+        "source_sha256": source_hash(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, as the operating system tells it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return " ".join(line.split(":", 1)[1].split())
+    return platform.processor() or platform.machine()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,285 @@
+"""One ``fit`` for teacher and student: cross-entropy at a temperature, on hard or on soft labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a training but the data, the temperature and the seed.
+
+    Attributes
+    ----------
+    epochs : float
+        Passes over the training set; a fraction ends within a pass.
+    optimiser : {"sgd", "adam"}
+    learning_rate, momentum : float
+        ``momentum`` is Adam's first coefficient.
+    learning_rate_decay, momentum_decay : float
+        Both are multiplied by these every ``decay_every`` epochs.
+    one_cycle : bool
+        Instead of the decay: the rate rises linearly over the first fifth and falls linearly to zero.
+    """
+
+    name: str
+    epochs: float
+    optimiser: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.5
+    nesterov: bool = False
+    learning_rate_decay: float = 1.0
+    momentum_decay: float = 1.0
+    decay_every: int = 10
+    one_cycle: bool = False
+    dropout: float = 0.5
+    batch_size: int = 128
+
+
+_MNIST = Recipe("table2", 50, learning_rate=0.1, momentum=0.5)
+_CIFAR10 = Recipe("table2", 50, learning_rate=0.01, momentum=0.9, learning_rate_decay=0.5, momentum_decay=0.5)
+RECIPES = {
+    ("table2", "mnist"): _MNIST,
+    ("table2", "cifar10"): _CIFAR10,
+    # Section V-A's decay of 0.95; Table II's 0.5 for rate and momentum stalls at high temperatures.
+    ("paper", "mnist"): dataclasses.replace(_MNIST, name="paper"),
+    ("paper", "cifar10"): dataclasses.replace(_CIFAR10, name="paper", learning_rate_decay=0.95, momentum_decay=1.0),
+    ("quick", "mnist"): Recipe("quick", 0.75, "adam", 3e-3, 0.9, one_cycle=True, dropout=0.2),
+    ("quick", "cifar10"): Recipe("quick", 1.3, "adam", 1.5e-3, 0.9, one_cycle=True, dropout=0.1, batch_size=64),
+    ("smoke", "mnist"): Recipe("smoke", 3, "adam", 3e-3, 0.9, one_cycle=True, dropout=0.2, batch_size=64),
+}  # fmt: skip
+
+
+def recipe(name: str, architecture: str) -> Recipe:
+    """The recipe ``name`` for an architecture.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if (name, architecture) not in RECIPES:
+        known = ", ".join(f"{n} ({a})" for n, a in RECIPES)
+        raise ValueError(f"no recipe {name!r} for the architecture {architecture!r}: known are {known}")
+    return RECIPES[name, architecture]
+
+
+def soft_labels(teacher: nn.Module, x: Tensor, temperature: float, *, batch_size: int = 1000) -> Tensor:
+    """The teacher's probabilities at a temperature, without dropout: F(X) of section IV-B.
+
+    Returns
+    -------
+    Tensor
+        float32 (N, classes), on the device of ``x``.
+    """
+    check_temperature(temperature)
+    return torch.cat([F.softmax(z / temperature, 1) for z in _logits(teacher, x, batch_size)])
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) -> Tensor:
+    """Which images are classified rightly, in float32 and without dropout.
+
+    Returns
+    -------
+    Tensor
+        bool (N,); its mean is the accuracy.
+    """
+    return torch.cat([z.argmax(1) for z in _logits(model, x, batch_size)]) == y
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: Tensor, batch_size: int) -> list[Tensor]:
+    was_training, _ = model.training, model.eval()
+    out = [model(part) for part in _channels_last(x).split(batch_size)]
+    model.train(was_training)
+    return out
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ``ValueError`` unless the temperature is finite and above zero."""
+    if not (isinstance(temperature, int | float) and math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
+
+
+def best_precision(device: torch.device | str = "cpu") -> str:
+    """``"bfloat16"`` where the device multiplies bfloat16 in hardware, else ``"float32"``.
+
+    On a processor without such instructions bfloat16 convolutions are emulated and slower than float32.
+    """
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    fast = torch.cpu.is_available() and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return "bfloat16" if fast else "float32"
+
+
+def fit(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    recipe: Recipe,
+    seed: int = 0,
+    precision: str = "float32",
+    checkpoint: str | os.PathLike | None = None,
+    name: str = "network",
+    progress: bool = False,
+) -> list[dict]:
+    """Train a network in place by cross-entropy between softmax(Z / T) and labels (section IV-B, equation 2).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (N, C, H, W) to logits (N, classes); it and the data are on the same device.
+    x : Tensor
+        float32 (N, C, H, W), the whole training set: it is shuffled on its device, without loader workers.
+    labels : Tensor
+        int64 (N,) hard labels, or float32 (N, classes) soft labels.
+    temperature : float
+        T of the softmax, above zero.
+    recipe : Recipe
+    seed : int
+        Order of the images and dropout. The same seed, device and thread count give the same weights.
+    precision : {"float32", "bfloat16"}
+        Of the layers but the last, whose logits, softmax and loss are always float32; weights are kept in float32.
+    checkpoint : path, optional
+        Written after every epoch and read at the start: a killed training goes on where it was, and ends
+        with the weights that an undisturbed one has.
+    name : str
+        Says in progress and errors which network this is.
+
+    Returns
+    -------
+    list of dict
+        An entry an epoch: ``epoch``, ``loss``, ``accuracy`` (on the training batches as they went by, against
+        the label's largest entry, with dropout), ``seconds``.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is not finite, or the checkpoint is not this training's.
+    ValueError
+        If an argument is out of range.
+    """
+    check_temperature(temperature)
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; allowed are float32, bfloat16")
+    if len(x) != len(labels) or len(x) == 0:
+        raise ValueError(f"{len(x)} images and {len(labels)} labels; allowed is one label an image, and at least one")
+    optimiser = _optimiser(model, recipe)
+    signature = json.dumps(
+        [dataclasses.asdict(recipe), temperature, seed, precision, len(x), name], sort_keys=True
+    )  # fmt: skip
+    history = _resume(checkpoint, signature, model, optimiser) if checkpoint else []
+
+    per_epoch = math.ceil(len(x) / recipe.batch_size)
+    steps = round(recipe.epochs * per_epoch)
+    images = _channels_last(x)
+    hard = labels if labels.ndim == 1 else labels.argmax(1)
+    model.train()
+    bar = tqdm(total=steps, initial=len(history) * per_epoch, desc=name, unit="batch", disable=not progress, leave=False)
+    with bar, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        for epoch in range(len(history), math.ceil(recipe.epochs)):
+            started = time.perf_counter()
+            torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch has its own stream, so resuming needs no state
+            order = torch.randperm(len(x), device=x.device)
+            losses, right = [], torch.zeros((), device=x.device)
+            for step, rows in enumerate(order.split(recipe.batch_size), start=epoch * per_epoch):
+                if step >= steps:
+                    break
+                _set_rate(optimiser, recipe, step / steps, epoch)
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    logits = model(images[rows])
+                logits = logits.float()
+                loss = F.cross_entropy(logits / temperature, labels[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                losses.append(loss.detach())
+                right += (logits.detach().argmax(1) == hard[rows]).sum()
+                bar.update()
+            mean_loss = torch.stack(losses).mean().item()
+            if not math.isfinite(mean_loss):
+                raise TrainingError(f"{name}: the loss is {mean_loss} in epoch {epoch + 1}; the training was stopped")
+            seen = min(len(x), len(losses) * recipe.batch_size)
+            bar.set_postfix(loss=f"{mean_loss:.3f}")
+            history.append({"epoch": epoch + 1, "loss": mean_loss, "accuracy": right.item() / seen,
+                            "seconds": time.perf_counter() - started})  # fmt: skip
+            if checkpoint and epoch + 1 < recipe.epochs:
+                _write_checkpoint(Path(checkpoint), signature, model, optimiser, history)
+    model.eval()
+    return history
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(model.parameters(), recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov, foreach=True)
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(model.parameters(), recipe.learning_rate, (recipe.momentum, 0.99), foreach=True)
+    raise ValueError(f"optimiser is {recipe.optimiser!r}; allowed are sgd, adam")
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, part: float, epoch: int) -> None:
+    decays = epoch // recipe.decay_every
+    rate = recipe.learning_rate * recipe.learning_rate_decay**decays
+    if recipe.one_cycle:
+        rate = recipe.learning_rate * (min(1.0, part / 0.2 + 0.01) if part < 0.2 else (1 - part) / 0.8)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+        if recipe.optimiser == "sgd":
+            group["momentum"] = recipe.momentum * recipe.momentum_decay**decays
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+# --- checkpoints: weights and optimiser state as safetensors, so that nothing is unpickled ---------------
+
+
+def _write_checkpoint(path: Path, signature: str, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict]) -> None:
+    tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{key}": value.contiguous() for key, value in state.items() if value is not None}
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file(tensors, part, {"signature": signature, "history": json.dumps(history)})
+    os.replace(part, path)
+
+
+def _resume(checkpoint: str | os.PathLike, signature: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:
+    path = Path(checkpoint)
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, "pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"the checkpoint {path} cannot be read ({error}); remove it to train from the start") from None
+    if metadata.get("signature") != signature:
+        raise TrainingError(f"the checkpoint {path} is of another training; remove it to train from the start")
+    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, field = key.split(".", 2)
+            state.setdefault(int(index), {})[field] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    return json.loads(metadata["history"])

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill import data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_generator_state():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory) -> Path:
+    """A data folder of the tests' own, with the digits that need no network."""
+    root = tmp_path_factory.mktemp("data")
+    data.fetch(data.dataset("mnist-5k"), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits(data_root) -> data.Images:
+    return data.load("mnist-5k", train=False, root=data_root)

@@ -1,0 +1,162 @@
+"""Plans, runs and the command line."""
+
+import json
+
+import pytest
+import torch
+
+from distill import cli, comparison, data, experiments, records, training
+
+
+@pytest.fixture()
+def context(tmp_path, data_root, monkeypatch):
+    """A store of its own, nothing published, and a recipe of a few steps."""
+    monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), training.Recipe("smoke", 0.5, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64))
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
+    monkeypatch.setenv("DISTILL_STORE", str(tmp_path / "own"))
+    monkeypatch.setenv("DISTILL_DATA", str(data_root))
+    said = []
+    made = experiments.Context.new(None, say=said.append)
+    made.said = said
+    return made
+
+
+def test_plans_name_every_run_in_order():
+    runs = experiments.plan("paper", "mnist")
+    assert len([r for r in runs if r["kind"] == "model"]) == 19
+    assert len([r for r in runs if r["kind"] == "attack"]) == 10
+    keys = [records.key(run) for run in runs]
+    assert len(set(keys)) == len(keys)
+    for run in runs:
+        if run["role"] == "student" and run["kind"] == "model":
+            assert keys.index(run["teacher"]) < keys.index(records.key(run))
+        if run["kind"] == "attack":
+            assert keys.index(run["model"]) < keys.index(records.key(run))
+            assert (run["max_features"], run["output"], run["images"]) == (112, "softmax", 1000)
+    assert {run["value"] for run in experiments.plan("quick", "cifar10") if run["kind"] == "attack"} == {2.0}
+    assert [r["recipe"]["epochs"] for r in runs if r["kind"] == "model"] == [50] * 19
+
+
+def test_a_run_is_done_once_and_everything_about_it_is_recorded(context):
+    runs = experiments.plan("smoke", "mnist-5k", [20])
+    assert [(r["kind"], r["role"]) for r in runs] == [("model", "teacher"), ("model", "student"), ("attack", "student")]
+    assert experiments.ensure(runs, context) == []
+    made = [records.find(run, [context.store]) for run in runs]
+    assert experiments.ensure(runs, context) == []
+    assert len(context.said) == 4  # one headline and three runs, and nothing the second time
+
+    attack = made[2].table()
+    assert len(attack) == 90 and attack["image"].nunique() == 10
+    assert (attack["target"] != attack["source"]).all()
+    assert (attack.groupby("image")["target"].nunique() == 9).all()
+    assert (attack["success"] == (attack["status"] == "SUCCESS")).all()
+    assert attack["features_changed"].max() <= 112
+    contract = {"dataset", "profile", "role", "temperature", "seed", "attack", "output", "attack_temperature", "precision", "max_features",
+                "image", "source", "target", "success", "features_changed", "l2", "linf", "status"}  # fmt: skip
+    assert contract <= set(attack.columns)
+    contract = {"dataset", "profile", "role", "temperature", "seed", "accuracy", "epochs", "train_seconds", "precision"}
+    assert contract <= set(made[1].table().columns)
+    assert made[2].info["provenance"]["passes"] == attack["passes"].sum() > 0
+    assert made[1].info["provenance"]["history"][0]["loss"] > 0
+
+    model = experiments.load_model(runs[1], context).model
+    test = data.load("mnist-5k", train=False)
+    assert training.accuracy(model, test.x, test.y).float().mean().item() == made[1].table()["accuracy"].iloc[0]
+
+
+def test_published_records_are_used_and_a_named_store_stands_alone(context, tmp_path):
+    runs = experiments.plan("smoke", "mnist-5k", ["none"], stages=["train"])
+    experiments.ensure(runs, context)
+    records.publish(records.find(runs[0], [context.store]))
+    fresh = experiments.Context.new(None)
+    fresh.store = tmp_path / "elsewhere"
+    fresh.look_in = [records.PUBLISHED, fresh.store]
+    assert experiments.ensure(runs, fresh) == [] and not fresh.store.exists()
+    assert records.find(runs[0], records.stores(tmp_path / "alone")) is None
+
+
+def test_a_teacher_at_chance_is_never_passed_on(context, monkeypatch):
+    monkeypatch.setattr(experiments, "CHANCE", 1.01)
+    runs = experiments.plan("smoke", "mnist-5k", [20], stages=["train"])
+    failures = experiments.ensure(runs, context)
+    assert len(failures) == 1 and "stayed at chance" in failures[0]
+    assert records.find(runs[0], [context.store]).table()["at_chance"].tolist() == [True]
+    assert records.find(runs[1], [context.store]) is None
+
+
+def test_results_for_a_chapter(context):
+    rows = experiments.results("smoke", '["mnist-5k"]', "[20]", stages=["train", "attack"])
+    assert set(rows["attack"]["role"]) == {"plain", "student"}  # the plain network always stands beside
+    assert comparison.success_table(rows["attack"])["attacks"].tolist() == [90, 90]
+    assert experiments.results("smoke", None, [20])["model"]["accuracy"].equals(rows["model"]["accuracy"])
+
+
+def test_draws_are_nested():
+    assert list(experiments.drawn_images(10_000, 100)) == list(experiments.drawn_images(10_000, 1000)[:100])
+    rows, targets = experiments.every_other_class(torch.tensor([3, 0]), 4)
+    assert rows.tolist() == [0, 0, 0, 1, 1, 1] and targets.tolist() == [0, 1, 2, 1, 2, 3]
+
+
+def test_command_line(context, tmp_path, capsys):
+    store = str(tmp_path / "cli")
+    assert cli.main(["data", "mnist-5k"]) == 0
+    assert "verified" in capsys.readouterr().out
+    assert (
+        cli.main(["run", "--profile", "smoke", "--temperatures", "none", "--store", store, "--quiet", "--publish", "--threads", "1"]) == 0
+    )
+    assert "2 of 2 runs are recorded" in capsys.readouterr().out
+    assert len(records.load(store=records.PUBLISHED, kind="attack")) == 90
+    assert cli.main(["status", "--profile", "smoke", "--store", store]) == 0
+    out = capsys.readouterr().out
+    assert "smoke: 2 of 8 runs recorded, 0 running, 6 missing" in out and "should take about" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run", "--profile"),
+        ("frobnicate", "frobnicate"),
+        ("run --profile papper", "allowed are smoke, quick, paper"),
+        ("run --profile smoke --dataset imagenet", "known are mnist"),
+        ("run --profile smoke --dataset cifar10", "no data set of cifar10's shape"),
+        ("run --profile smoke --temperatures 0", "finite numbers above 0"),
+        ("run --profile smoke --temperatures none,-3", "finite numbers above 0"),
+        ("run --profile smoke --temperatures nan", "finite numbers above 0"),
+        ("run --profile smoke --temperatures hot", "finite numbers above 0"),
+        ("run --profile smoke --seeds one", "allowed are integers"),
+        ("run --profile smoke --seeds -1", "allowed are integers"),
+        ("run --profile smoke --stages fly", "allowed are train, attack"),
+        ("run --profile smoke --precision half", "allowed are auto, float32, bfloat16"),
+        ("run --profile smoke --threads 0", "above 0"),
+        ("run --profile smoke --device tpu", "allowed are cpu"),
+        ("status --profile papper", "allowed are smoke, quick, paper"),
+        ("data imagenet", "known are mnist"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(context, arguments, message, capsys):
+    assert cli.main(arguments.split()) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and err.startswith("distill: ")
+    assert not context.store.exists()
+
+
+def test_failures_are_one_line_and_exit_code_1(context, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["run", "--profile", "smoke", "--store", str(tmp_path / "file" / "x"), "--quiet"]) == 1
+    assert "name another by --store" in capsys.readouterr().err
+    run = experiments.plan("smoke", "mnist-5k", ["none"], stages=["train"])[0]
+    path = context.store / records.key(run)
+    path.mkdir(parents=True)
+    (path / "record.json").write_text(json.dumps({"schema": 1}))
+    assert cli.main(["run", "--profile", "smoke", "--temperatures", "none", "--quiet"]) == 1
+    err = capsys.readouterr().err
+    assert "is not a record" in err and err.count("\n") == 1
+    with pytest.raises(records.RecordError):
+        cli.main(["run", "--profile", "smoke", "--temperatures", "none", "--quiet", "--debug"])
+
+
+def test_temperatures():
+    assert experiments.parse_temperatures(["none", 1, "20", 0.5]) == ["none", 1.0, 20.0, 0.5]
+    assert experiments.listed("[1, 20]") == [1, 20] and experiments.listed('["a"]') == ["a"] and experiments.listed("a,b") == ["a", "b"]
+    with pytest.raises(ValueError, match="is no list"):
+        experiments.listed("[1, ")

@@ -1,0 +1,128 @@
+"""Intervals and verdicts against known values."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from distill import comparison, figures, metrics
+from distill.metrics import Estimate
+
+
+def test_wilson():
+    found = metrics.accuracy(9951, 10_000)
+    assert found.value == 0.9951
+    z, p, n = 1.959964, 0.9951, 10_000
+    centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
+    assert (found.low, found.high) == (pytest.approx(centre - half), pytest.approx(centre + half))
+    for right, n in ((5, 4), (-1, 4), (0, 0)):
+        with pytest.raises(ValueError, match="allowed is"):
+            metrics.accuracy(right, n)
+
+
+def test_cluster_bootstrap_sees_that_targets_of_one_image_are_not_independent():
+    generator = np.random.default_rng(0)
+    image = np.repeat(np.arange(200), 9)
+    together = np.repeat(generator.random(200) < 0.5, 9)  # all nine targets of an image share one fate
+    apart = generator.random(1800) < 0.5
+    wide, narrow = metrics.clustered_mean(together, image), metrics.clustered_mean(apart, image)
+    assert (wide.n, wide.clusters) == (1800, 200)
+    assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(3, rel=0.2)  # sqrt(9)
+    assert wide.high - wide.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 200), rel=0.1)
+    assert metrics.clustered_mean(together, image) == wide  # the same seed, the same interval
+
+
+def test_coverage_of_the_cluster_bootstrap():
+    generator, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        chance = generator.beta(2, 2, 60)
+        values = generator.random((60, 9)) < chance[:, None]
+        found = metrics.clustered_mean(values.ravel(), np.repeat(np.arange(60), 9))
+        hits += found.low <= 0.5 <= found.high
+    assert stats.binomtest(hits, 200, 0.94).pvalue > 0.001
+
+
+def test_no_spread_falls_to_wilson_over_images():
+    none = metrics.clustered_mean(np.zeros(90), np.repeat(np.arange(10), 9))
+    assert none.low == 0 and none.high == pytest.approx(metrics.accuracy(0, 10).high)
+    every = metrics.clustered_mean(np.ones(90), np.repeat(np.arange(10), 9))
+    assert every.high == 1 and every.low == pytest.approx(metrics.accuracy(10, 10).low)
+    with pytest.raises(ValueError, match="at least one value"):
+        metrics.clustered_mean([], [])
+
+
+def test_the_verdict_rule():
+    paper = Estimate(50, 48, 52, 900, 100)
+    assert comparison.verdict(paper, Estimate(53, 51, 55, 9, 9)) == comparison.REPRODUCED
+    apart, fell = Estimate(30, 28, 32, 9, 9), Estimate(-60, -65, -55, 9, 9)
+    assert comparison.verdict(paper, apart, paper_change=-40, our_change=fell) == comparison.DIRECTION
+    assert comparison.verdict(paper, apart, paper_change=+40, our_change=fell) == comparison.NOT
+    assert comparison.verdict(paper, apart, paper_change=-40, our_change=Estimate(-1, -3, 1, 9, 9)) == comparison.NOT
+    assert comparison.verdict(paper, apart) == comparison.NOT
+
+
+def test_reported_values_are_the_papers():
+    assert comparison.reported("fig7", "mnist")["none"] == 95.89
+    assert comparison.reported("fig7", "cifar10")["100"] == 5.11
+    assert comparison.reported("fig8", "cifar10")["100"] == -1.37
+    assert len(comparison.reported("fig7", "mnist")) == 10
+    assert comparison.reported("fig7", "mnist-5k") == {}
+
+
+def attacks(rate, role, temperature, dataset="mnist"):
+    success = np.arange(900) < 900 * rate
+    return pd.DataFrame({
+        "dataset": dataset, "role": role, "temperature": temperature, "image": np.arange(900) % 100, "success": success,
+        "features_changed": np.where(success, 20, 112), "status": np.where(success, "SUCCESS", "ZERO_GRADIENT"),
+    })  # fmt: skip
+
+
+def test_success_table():
+    rows = pd.concat(
+        [attacks(0.95, "plain", 1.0), attacks(0.30, "student", 100.0), attacks(0.95, "student", 2.0), attacks(0.1, "student", 3.0)]
+    )
+    table = comparison.success_table(rows).set_index("temperature")
+    assert list(table.index) == ["none", "2", "3", "100"]
+    assert table.loc["none", "ours"] == pytest.approx(95) and table.loc["none", "verdict"] == comparison.REPRODUCED
+    assert table.loc["100", "paper"] == 0.45 and table.loc["100", "verdict"] == comparison.DIRECTION
+    assert table.loc["2", "verdict"] == comparison.NOT  # the paper's fell to 82.23, ours did not
+    assert table.loc["3", "verdict"] == comparison.NOTHING and math.isnan(table.loc["3", "paper"])
+    assert table["features"].tolist() == [20.0] * 4
+
+
+def network(role, temperature, right):
+    return {"dataset": "mnist", "role": role, "temperature": temperature, "accuracy": right.mean(), "correct": int(right.sum()),
+            "test_images": len(right), "right_bits": np.packbits(right).tobytes(), "record": "r"}  # fmt: skip
+
+
+def test_accuracy_table_counts_only_images_on_which_networks_differ():
+    plain = np.ones(10_000, bool)
+    plain[:100] = False
+    student = plain.copy()
+    student[100:150] = False
+    table = comparison.accuracy_table(
+        pd.DataFrame([network("plain", 1.0, plain), network("teacher", 20.0, plain), network("student", 20.0, student)])
+    )
+    row = table.set_index("temperature").loc["20"]
+    assert row["ours"] == pytest.approx(-0.5) and row["teacher"] == pytest.approx(99.0)
+    assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * 100 * math.sqrt(0.005 * 0.995 / 10_000), rel=1e-3)
+    assert row["paper"] == -0.46 and row["verdict"] == comparison.REPRODUCED
+
+
+def test_figures_and_texts_show_what_the_tables_hold():
+    rows = pd.concat([attacks(0.95, "plain", 1.0), attacks(0.0, "student", 100.0), attacks(0.5, "student", 3.0, "kmnist")])
+    table = comparison.success_table(rows)
+    drawn = figures.success(table)
+    assert [axes.get_title() for axes in drawn.axes] == ["MNIST", "KMNIST"]
+    ours = next(line for line in drawn.axes[0].lines if line.get_label() != "paper")
+    assert list(ours.get_ydata()) == pytest.approx([95.0, 0.0])
+    clean = pd.DataFrame([network("plain", 1.0, np.ones(100, bool)), network("student", 100.0, np.arange(100) > 1)])
+    text = figures.success_text(table, clean)
+    assert text["clean accuracy"].tolist() == ["100.00%", "98.00%", "–"]
+    assert text["paper (%)"].tolist() == ["95.89", "0.45", "–"]
+    assert figures.interval(-0.001, -1.23, 0.5, 1, True) == "+0.0 [-1.2, +0.5]"
+    assert "100.0%" in figures.status_text(rows)["ZERO_GRADIENT"].tolist()
+    claims = comparison.claims(table, comparison.accuracy_table(clean))
+    assert claims["paper"].tolist()[:2] == ["95.89", "0.45"]

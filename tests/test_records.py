@@ -1,0 +1,149 @@
+"""The store: nothing torn, nothing foreign, nothing lost."""
+
+import json
+import multiprocessing
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from distill import records
+
+CONFIG = {"kind": "model", "dataset": "mnist", "profile": "quick", "role": "plain", "temperature": 1.0, "seed": 0, "recipe": {"epochs": 1}}
+COLUMNS = {name: CONFIG[name] for name in ("dataset", "profile", "role", "temperature", "seed")}
+
+
+def write(store, config=CONFIG, value=0.5):
+    table = pd.DataFrame([{"accuracy": value}])
+    return records.write(store, config, table, columns=COLUMNS, provenance={"wall_seconds": 1.0}, weights={"w": torch.ones(3)})
+
+
+def test_round_trip(tmp_path):
+    record = write(tmp_path)
+    assert record.path.name.startswith("mnist-quick-model-plain-t1-s0-")
+    found = records.find(CONFIG, [tmp_path / "empty", tmp_path])
+    assert found is not None and found.table()["accuracy"].tolist() == [0.5]
+    assert torch.equal(found.weights()["w"], torch.ones(3))
+    table = records.load("mnist", "quick", "model", store=tmp_path, seed=0)
+    assert len(table) == 1 and table["record"].tolist() == [record.path.name]
+    assert records.load("cifar10", store=tmp_path).empty
+    for needed in ("versions", "source_sha256", "processor", "threads", "finished"):
+        assert needed in found.info["provenance"]
+
+
+def test_a_changed_parameter_is_a_new_run(tmp_path):
+    write(tmp_path)
+    for change in ({"seed": 1}, {"recipe": {"epochs": 2}}, {"temperature": 1.5}):
+        assert records.key(CONFIG | change) != records.key(CONFIG)
+        assert records.find(CONFIG | change, [tmp_path]) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "table.parquet").write_bytes((p / "table.parquet").read_bytes()[:-1]), "torn or altered"),
+        (lambda p: (p / "weights.safetensors").write_bytes(b"x"), "torn or altered"),
+        (lambda p: (p / "table.parquet").unlink(), "table.parquet is missing"),
+        (lambda p: (p / "record.json").unlink(), "record.json is missing"),
+        (lambda p: (p / "record.json").write_text("{"), "is not a record"),
+        (lambda p: (p / "record.json").write_text("[]"), "this version reads 1"),
+        (lambda p: edit(p, schema=7), "has the schema 7"),
+        (lambda p: edit(p, config=CONFIG | {"seed": 4}), "does not hold the configuration"),
+        (lambda p: edit(p, sha256={"../../x": "00"}), "unknown file"),
+    ],
+)
+def test_torn_and_foreign_records_are_refused(tmp_path, damage, message):
+    record = write(tmp_path)
+    damage(record.path)
+    for read in (lambda: records.find(CONFIG, [tmp_path]), lambda: records.load(store=tmp_path)):
+        with pytest.raises(records.RecordError, match=message) as raised:
+            read()
+        assert record.path.name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def edit(path, **changes):
+    info = json.loads((path / "record.json").read_text())
+    (path / "record.json").write_text(json.dumps(info | changes))
+
+
+def test_a_record_under_another_key_is_foreign(tmp_path):
+    other = CONFIG | {"seed": 3}
+    write(tmp_path).path.rename(tmp_path / records.key(other))
+    with pytest.raises(records.RecordError, match="does not hold the configuration"):
+        records.find(other, [tmp_path])
+
+
+def test_a_half_written_record_is_invisible(tmp_path, monkeypatch):
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records.os, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path)
+    assert records.find(CONFIG, [tmp_path]) is None
+    assert records.load(store=tmp_path).empty
+
+
+def test_the_second_writer_of_a_run_gets_the_first_ones_record(tmp_path):
+    write(tmp_path, value=0.5)
+    assert write(tmp_path, value=0.9).table()["accuracy"].tolist() == [0.5]
+
+
+def _writer(store, barrier, number):
+    barrier.wait()
+    for seed in range(8):
+        write(store, CONFIG | {"seed": seed}, value=float(number))
+
+
+def _holder(store, ready):
+    with records.claim(store, CONFIG):
+        ready.set()
+        time.sleep(30)
+
+
+def test_four_processes_on_one_store(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    workers = [context.Process(target=_writer, args=(tmp_path, barrier, n)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert len(records.load(store=tmp_path)) == 8
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_a_claim_goes_with_its_process(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_holder, args=(tmp_path, ready))
+    holder.start()
+    assert ready.wait(60)
+    assert records.running(tmp_path, CONFIG)
+    holder.kill()
+    holder.join()
+    assert not records.running(tmp_path, CONFIG)
+    with records.claim(tmp_path, CONFIG) as work:
+        assert work.is_dir()
+
+
+def test_publishing_leaves_weights_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
+    record = write(tmp_path / "own")
+    published = records.read(records.publish(record))
+    assert published.table().equals(record.table())
+    assert records.find(CONFIG, [tmp_path / "results"], weights=True) is None
+    with pytest.raises(records.RecordError, match="has no weights here"):
+        published.weights()
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="allowed are model, attack, sensitivity"):
+        records.load(kind="models", store=tmp_path)
+    with pytest.raises(records.RecordError, match="no record 'x'"):
+        records.named("x", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(records.RecordError, match="cannot write to the store"):
+        write(tmp_path / "file" / "store")
