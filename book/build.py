@@ -41,8 +41,10 @@ def strip(path: Path, *, keep_injected: bool) -> None:
     kept = []
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        if "injected-parameters" in tags and not keep_injected:
-            continue
+        if "injected-parameters" in tags:
+            if not keep_injected:
+                continue
+            cell.metadata["tags"] = [*tags, "hide-input"]
         for name in ("papermill", "execution", "ExecuteTime"):
             cell.metadata.pop(name, None)
         kept.append(cell)

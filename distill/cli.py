@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice)")
     run.add_argument("--publish", action="store_true", help="also copy the finished records into results/")
-    run.add_argument("--quiet", action="store_true", help="no progress bars")
+    run.add_argument("--quiet", action="store_true", help="no progress bars (there are none where the output is not a terminal)")
     _store(run)
     _data_root(run)
     run.set_defaults(command=_run)
@@ -138,12 +138,12 @@ def _run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     runs = _plan(options, options.profile, _list(options.temperatures), _list(options.stages))
     context = experiments.Context.new(
-        options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet
+        options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet and sys.stderr.isatty()
     )
     failures = experiments.ensure(runs, context)
     done = [record for config in runs if (record := records.find(config, context.look_in)) is not None]
     for record in done if options.publish else []:
-        records.publish(record)
+        records.publish(record, weights=options.profile == "paper")
     print(f"{len(done)} of {len(runs)} runs are recorded" + (f", published in {records.PUBLISHED}" if options.publish else ""))
     for failure in failures:
         print(f"distill: failed: {failure}", file=sys.stderr)
@@ -183,6 +183,8 @@ def _speeds(store: str | None) -> dict[tuple[str, str], float]:
     seconds: dict[tuple[str, str], list[float]] = {}
     for record in records.all_records(store):
         config = record.config
+        if config["kind"] not in ("model", "attack"):
+            continue
         seconds.setdefault((config["dataset"], config["kind"]), []).append(record.info["provenance"]["wall_seconds"] / _size(config))
     return {group: sum(values) / len(values) for group, values in seconds.items()}
 

@@ -14,6 +14,7 @@ from distill.metrics import Estimate
 
 REPRODUCED, DIRECTION, NOT = "reproduced", "reproduced in direction", "not reproduced"
 NOTHING = "not in the paper"
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
 TARGETS = 900  # attacks behind each of the paper's success rates
 TEST_IMAGES = 10_000  # behind each of its accuracies
 
@@ -36,6 +37,11 @@ def reported(figure: str, dataset: str, quantity: str | None = None) -> dict[str
     if quantity is not None:
         rows = rows[rows["quantity"] == quantity]
     return {str(t): float(v) for t, v in zip(rows["temperature"], rows["value"], strict=True)}
+
+
+def title(dataset: str) -> str:
+    """A data set's name as a reader knows it; a folder's is its path's last part."""
+    return TITLES.get(dataset, Path(dataset).name)
 
 
 def label(role: str, temperature: float) -> str:
@@ -185,12 +191,13 @@ def claims(success: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     for _, row in success.iterrows():
         if row["verdict"] != NOTHING:
             network = "the undefended network" if row["temperature"] == "none" else f"T = {row['temperature']}"
-            rows.append({"claim": f"JSMA success on {row['dataset']}, {network} (%)", "section": "V-B, Figure 7",
-                         "paper": f"{row['paper']:.2f}", "ours": f"{row['ours']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            rows.append({"claim": f"JSMA success on {title(row['dataset'])}, {network} (%)", "section": "V-B, Figure 7",
+                         "paper": f"{row['paper']:.2f}", "ours": metrics.interval_text(row["ours"], row["low"], row["high"], 2),
                          "verdict": row["verdict"]})  # fmt: skip
     for _, row in accuracy.iterrows():
         if row["verdict"] != NOTHING:
-            rows.append({"claim": f"change of accuracy on {row['dataset']}, T = {row['temperature']} (points)", "section": "V-C, Figure 8",
-                         "paper": f"{row['paper']:+.2f}", "ours": f"{row['ours']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+            rows.append({"claim": f"change of accuracy on {title(row['dataset'])}, T = {row['temperature']} (points)", "section": "V-C, Figure 8",
+                         "paper": f"{row['paper']:+.2f}".replace("-", "\N{MINUS SIGN}"),
+                         "ours": metrics.interval_text(row["ours"], row["low"], row["high"], 2, sign=True),
                          "verdict": row["verdict"]})  # fmt: skip
     return pd.DataFrame(rows, columns=["claim", "section", "paper", "ours", "verdict"])

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill import data, models, records, training
-from distill.attacks.jsma import Status, jsma
+from distill.attacks.jsma import Status, all_targets, jsma
 
 STAGES = ("train", "attack")
 TEMPERATURES = ("none", 1, 2, 5, 10, 20, 30, 40, 50, 100)  # Figure 7
@@ -143,7 +143,7 @@ def plan(
         for temperature in parse_temperatures(temperatures):
             base = {"dataset": dataset, "profile": profile_name, "seed": seed}
             network = {**base, "kind": "model", "architecture": spec.architecture, "recipe": dataclasses.asdict(recipe),
-                       "data": _identity(spec), "precision": precision, "teacher": None}  # fmt: skip
+                       "data": _identity(spec), "precision": precision, "weights": "float16", "teacher": None}  # fmt: skip
             if temperature == "none":
                 last = {**network, "role": "plain", "temperature": 1.0}
                 trained = [last]
@@ -255,6 +255,9 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
         precision=precision, checkpoint=work / "checkpoint.safetensors", progress=context.progress,
         name=f"{config['dataset']} {config['role']} T={config['temperature']:g}",
     )  # fmt: skip
+    with torch.no_grad():  # weights are stored in float16, so that is what is evaluated, attacked and distilled
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
     right = training.accuracy(model, test.x, test.y)
     rate = right.float().mean().item()
     seconds = sum(epoch["seconds"] for epoch in history)
@@ -263,7 +266,7 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
            "right_bits": np.packbits(right.cpu().numpy()).tobytes(),  # for paired differences of two networks
            "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
     return records.write(
-        context.store, config, pd.DataFrame([row]), columns=_columns(config), weights=model.state_dict(),
+        context.store, config, pd.DataFrame([row]), columns=_columns(config), weights={name: tensor.half() for name, tensor in model.state_dict().items()},
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "history": history,
                     "data": {"train": images.sha256, "test": test.sha256, "source": images.source}, "dtype": precision},
     )  # fmt: skip
@@ -276,7 +279,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     x, label = test.x[drawn], test.y[drawn]
     with torch.no_grad():
         predicted = torch.cat([loaded.model(part).argmax(1) for part in x.split(1000)])
-    rows, targets = every_other_class(predicted, 10)
+    rows, targets = all_targets(predicted, 10)
     started = time.perf_counter()
     result = jsma(
         loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
@@ -303,20 +306,6 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
         provenance={"wall_seconds": seconds, "device": context.device, "passes": int(result.passes.sum()),
                     "data": {"test": test.sha256, "source": test.source}, "dtype": config["precision"]},
     )  # fmt: skip
-
-
-def every_other_class(predicted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """All targets of each image: every class but the predicted one (section V-B).
-
-    Returns
-    -------
-    rows, targets : Tensor
-        int64 (N * (classes - 1),): the image's row and its target.
-    """
-    grid = torch.arange(classes, device=predicted.device).expand(len(predicted), -1)
-    other = grid != predicted[:, None]
-    rows = torch.arange(len(predicted), device=predicted.device)[:, None].expand_as(grid)
-    return rows[other], grid[other]
 
 
 def listed(value: Sequence[object] | str | None) -> list[object] | None:
@@ -380,6 +369,41 @@ class Trained:
     at_chance: bool
 
 
+def zoo(
+    dataset: str, temperature: float | str = "none", role: str = "student", *, profile: str = "paper", seed: int = 0,
+    store: str | Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """A trained network of the published ones, or of a store, ready to be used or attacked.
+
+    Parameters
+    ----------
+    dataset : str
+    temperature : float or "none"
+        "none" is the plain network, whatever the role.
+    role : {"student", "teacher"}
+    profile, seed, store
+        See `plan` and `records.stores`.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode, on the CPU; logits out.
+
+    Raises
+    ------
+    RunError
+        If there is no such network; nothing is trained.
+    """
+    runs = plan(profile, dataset, [temperature], seeds=[seed], stages=["train"])
+    wanted = "plain" if runs[0]["role"] == "plain" else role
+    if wanted not in {run["role"] for run in runs}:
+        raise ValueError(f"role is {role!r}; allowed are student, teacher")
+    config = next(run for run in runs if run["role"] == wanted)
+    if records.find(config, records.stores(store), weights=True) is None:
+        raise RunError(f"there are no weights of {records.key(config)}: distill run --profile {profile} --dataset {dataset} trains it")
+    return load_model(config, Context.new(store)).model
+
+
 def load_model(config: Config, context: Context) -> Trained:
     """The network of a configuration, from its record; trained first where it has none.
 
@@ -392,7 +416,7 @@ def load_model(config: Config, context: Context) -> Trained:
     if record is None:
         record = run(config, dataclasses.replace(context, look_in=[context.store]))
     model = models.build(config["architecture"], dropout=config["recipe"]["dropout"])
-    model.load_state_dict(record.weights())
+    model.load_state_dict(record.weights())  # float16 into float32
     return Trained(model.to(context.device).eval(), bool(record.table()["at_chance"].iloc[0]))
 
 

@@ -11,7 +11,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
+from distill import comparison, metrics
+
 OURS, PAPER = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1]
 
 
@@ -31,7 +32,7 @@ def success(table: pd.DataFrame) -> Figure:
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         _compare(axes, rows)
-        axes.set(title=TITLES.get(str(dataset), dataset), ylim=(-4, 104), xlabel="distillation temperature T")
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xlabel="distillation temperature T")
     panels[0].set_ylabel("JSMA success rate (%)")
     panels[0].legend(frameon=True)
     return figure
@@ -50,7 +51,7 @@ def accuracy(table: pd.DataFrame) -> Figure:
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         axes.axhline(0, color="0.35", linewidth=1)
         _compare(axes, rows)
-        axes.set(title=TITLES.get(str(dataset), dataset), xlabel="distillation temperature T")
+        axes.set(title=comparison.title(str(dataset)), xlabel="distillation temperature T")
     panels[0].set_ylabel("change of accuracy (points)")
     panels[0].legend(frameon=True)
     return figure
@@ -80,15 +81,6 @@ def _compare(axes: Axes, rows: pd.DataFrame) -> None:
 # --- tables as a reader sees them --------------------------------------------------------------------------
 
 
-def interval(value: float, low: float, high: float, digits: int = 1, sign: bool = False) -> str:
-    """A value and its interval as text: "94.2 [92.1, 95.8]"; a dash where there is none."""
-    if value is None or math.isnan(value):
-        return "–"
-    form = f"{{:{'+' if sign else ''}.{digits}f}}"
-    value, low, high = (0.0 if round(v, digits) == 0 else v for v in (value, low, high))  # no "-0.0"
-    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
-
-
 def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """`comparison.success_table` as a reader sees it, with the clean accuracy of each network."""
     clean = {
@@ -96,10 +88,10 @@ def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
         for _, row in networks[networks["role"] != "teacher"].iterrows()
     }
     return pd.DataFrame({
-        "data set": [TITLES.get(d, d) for d in table["dataset"]],
+        "data set": [comparison.title(d) for d in table["dataset"]],
         "T": table["temperature"],
         "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
-        "ours (%) [95 % interval]": [interval(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
+        "ours (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "attacks (images)": [f"{a:,} ({i:,})" for a, i in zip(table["attacks"], table["images"], strict=True)],
         "features changed": ["–" if math.isnan(v) else f"{v:.1f}" for v in table["features"]],
         "clean accuracy": [clean.get(key, "–") for key in zip(table["dataset"], table["temperature"], strict=True)],
@@ -110,15 +102,20 @@ def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
     """`comparison.accuracy_table` as a reader sees it."""
     return pd.DataFrame({
-        "data set": [TITLES.get(d, d) for d in table["dataset"]],
+        "data set": [comparison.title(d) for d in table["dataset"]],
         "T": table["temperature"],
-        "accuracy (%) [95 % interval]": [interval(*v, digits=2) for v in zip(table["accuracy"], table["accuracy_low"], table["accuracy_high"], strict=True)],
+        "accuracy (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["accuracy"], table["accuracy_low"], table["accuracy_high"], strict=True)],
         "its teacher (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["teacher"]],
         "test images": [f"{n:,}" for n in table["images"]],
         "paper's change (points)": ["–" if math.isnan(v) else f"{v:+.2f}" for v in table["paper"]],
-        "our change [95 % interval]": [interval(*v, digits=2, sign=True) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
+        "our change [95 % interval]": [metrics.interval_text(*v, digits=2, sign=True) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "verdict": ["the plain network" if t == "none" else v for t, v in zip(table["temperature"], table["verdict"], strict=True)],
     })  # fmt: skip
+
+
+def percent_text(share: metrics.Estimate) -> str:
+    """A share with its interval, in percent."""
+    return metrics.interval_text(100 * share.value, 100 * share.low, 100 * share.high, 2)
 
 
 def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +126,7 @@ def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     columns = [name for name in ("SUCCESS", "BUDGET", "NO_VALID_PAIR", "ZERO_GRADIENT") if name in shares]
     text = shares[columns].map(lambda share: f"{share:.1%}").reset_index()
-    text["dataset"] = [TITLES.get(d, d) for d in text["dataset"]]
+    text["dataset"] = [comparison.title(d) for d in text["dataset"]]
     return text.rename(columns={"dataset": "data set"}).rename_axis(columns=None)
 
 

@@ -32,9 +32,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 SCHEMA = 1
-KINDS = ("model", "attack", "sensitivity")
+KINDS = ("model", "attack", "sensitivity", "benchmark")
 PUBLISHED = Path(__file__).resolve().parent.parent / "results"
-FILES = ("table.parquet", "weights.safetensors")
+ZOO = PUBLISHED.parent / "zoo"  # weights of published networks, one file each
+WEIGHTS = "weights.safetensors"
+FILES = ("table.parquet", WEIGHTS)
 
 
 class RecordError(RuntimeError):
@@ -61,10 +63,12 @@ class Record:
 
     def weights(self) -> dict[str, Tensor]:
         """The trained network's tensors by name."""
-        try:
-            return load_file(self.path / "weights.safetensors")
-        except FileNotFoundError:
-            raise RecordError(f"{self.path} has no weights here; remove the folder to train the network anew") from None
+        path = _weights_file(self.path)
+        if path is None:
+            raise RecordError(f"{self.path} has no weights here; remove the folder to train the network anew")
+        if _sha256(path) != self.info["sha256"].get(WEIGHTS):
+            raise RecordError(f"{path} is torn or altered: its SHA-256 is not the one in record.json")
+        return load_file(path)
 
 
 def own_store() -> Path:
@@ -95,7 +99,7 @@ def find(config: Mapping[str, Any], stores: list[Path], *, weights: bool = False
     """
     for store in stores:
         path = store / key(config)
-        if path.exists() and (not weights or (path / "weights.safetensors").exists()):
+        if path.exists() and (not weights or _weights_file(path)):
             record = read(path)
             if canonical(record.config) != canonical(config):
                 raise RecordError(f"{path} is the record of another configuration")
@@ -122,8 +126,8 @@ def read(path: Path) -> Record:
         for name, expected in info["sha256"].items():
             if name not in FILES:
                 raise RecordError(f"{path} names an unknown file {name!r}")
-            if name == "weights.safetensors" and not (path / name).exists():
-                continue  # published records leave them out
+            if name == WEIGHTS and not (path / name).exists():
+                continue  # published records have them in the zoo or leave them out
             if _sha256(path / name) != expected:
                 raise RecordError(f"{path / name} is torn or altered: its SHA-256 is not the one in record.json")
     except FileNotFoundError as error:
@@ -174,7 +178,7 @@ def write(
         staging = Path(tempfile.mkdtemp(dir=store, prefix=".part-"))
         table.to_parquet(staging / "table.parquet", index=False, compression="zstd")
         if weights is not None:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging / "weights.safetensors")
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging / WEIGHTS)
         info = {
             "schema": SCHEMA, "config": config, "columns": columns,
             "provenance": {**environment(), **provenance},
@@ -196,9 +200,14 @@ def write(
     return read(path)
 
 
-def publish(record: Record) -> Path:
-    """Copy a record, without weights, into the published records; one that is there already stays as it is."""
+def publish(record: Record, *, weights: bool = False) -> Path:
+    """Copy a record into the published ones, its weights into the zoo if asked; what is there already stays as it is."""
     target = PUBLISHED / record.path.name
+    if weights and (source := _weights_file(record.path)) and not (ZOO / f"{record.path.name}.safetensors").exists():
+        ZOO.mkdir(exist_ok=True)
+        part = ZOO / f".{record.path.name}.part"
+        shutil.copy(source, part)
+        part.rename(ZOO / f"{record.path.name}.safetensors")
     if not target.exists():
         PUBLISHED.mkdir(exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=PUBLISHED, prefix=".part-"))
@@ -207,6 +216,12 @@ def publish(record: Record) -> Path:
         staging.chmod(0o755)
         os.rename(staging, target)
     return target
+
+
+def _weights_file(record: Path) -> Path | None:
+    """Where a record's weights are: in its own folder or, if it is published, in the zoo."""
+    places = [record / WEIGHTS, *([ZOO / f"{record.name}.safetensors"] if record.parent == PUBLISHED else [])]
+    return next((place for place in places if place.exists()), None)
 
 
 @contextlib.contextmanager
@@ -281,8 +296,8 @@ def load(
     ----------
     dataset, profile : str, optional
         Without them, all.
-    kind : {"model", "attack", "sensitivity"}
-        What a row is: a trained network, one attack on one image, one test image.
+    kind : {"model", "attack", "sensitivity", "benchmark"}
+        What a row is: a trained network, one attack on one image, one test image, one measurement of speed.
     store : path, optional
         See `stores`.
     **where

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from distill import cli, comparison, data, experiments, records, training
+from distill import cli, comparison, data, experiments, records, training, zoo
+from distill.attacks.jsma import all_targets
 
 
 @pytest.fixture()
@@ -59,7 +60,12 @@ def test_a_run_is_done_once_and_everything_about_it_is_recorded(context):
     assert made[2].info["provenance"]["passes"] == attack["passes"].sum() > 0
     assert made[1].info["provenance"]["history"][0]["loss"] > 0
 
+    assert {tensor.dtype for tensor in made[1].weights().values()} == {torch.float16}
     model = experiments.load_model(runs[1], context).model
+    same = zoo("mnist-5k", 20, profile="smoke", store=context.store)
+    assert torch.equal(same.last.weight, model.last.weight)
+    with pytest.raises(experiments.RunError, match="there are no weights of"):
+        zoo("mnist-5k", 30, profile="smoke", store=context.store)
     test = data.load("mnist-5k", train=False)
     assert training.accuracy(model, test.x, test.y).float().mean().item() == made[1].table()["accuracy"].iloc[0]
 
@@ -93,7 +99,7 @@ def test_results_for_a_chapter(context):
 
 def test_draws_are_nested():
     assert list(experiments.drawn_images(10_000, 100)) == list(experiments.drawn_images(10_000, 1000)[:100])
-    rows, targets = experiments.every_other_class(torch.tensor([3, 0]), 4)
+    rows, targets = all_targets(torch.tensor([3, 0]), 4)
     assert rows.tolist() == [0, 0, 0, 1, 1, 1] and targets.tolist() == [0, 1, 2, 1, 2, 3]
 
 

@@ -1,6 +1,8 @@
 """The attack against searches and models whose answer is known."""
 
 import dataclasses
+import subprocess
+import sys
 
 import hypothesis.strategies as st
 import pytest
@@ -199,6 +201,30 @@ def test_features_at_or_beyond_the_value_are_not_usable():
     assert found.adversarial.tolist() == [[1.0, 1.0, 1.0, pytest.approx(1.2)]]
 
 
+@pytest.mark.parametrize("output", module.OUTPUTS)
+@pytest.mark.parametrize("per_step", [1, 2])
+def test_trace_is_the_path_and_holds_every_smaller_budget(output, per_step):
+    model, x, targets = small_network(), torch.rand(9, 1, 8, 8), torch.arange(9) % 5
+    whole = jsma(model, x, targets, max_features=20, output=output, trace=True, features_per_step=per_step, batch_size=4)
+    assert torch.equal((whole.trace >= 0).sum(1), whole.features_changed)
+    rebuilt = x.flatten(1).clone()
+    for row, path in enumerate(whole.trace):
+        rebuilt[row, path[path >= 0]] = 1.0
+    assert torch.equal(rebuilt.view_as(x), whole.adversarial)
+    for budget in (2, 6, 12):
+        part = jsma(model, x, targets, max_features=budget, output=output, trace=True, features_per_step=per_step)
+        assert torch.equal(part.success, whole.success & (whole.features_changed <= budget))
+        for path, longer in zip(part.trace, whole.trace, strict=True):
+            assert torch.equal(path[path >= 0], longer[: int((path >= 0).sum())])
+
+
+def test_single_features_are_taken_one_a_step():
+    model = Linear([3.0, 1.0, 5.0, -2.0, 4.0, 2.0], bias=-11.0)
+    found = jsma(model, torch.zeros(1, 6), torch.tensor([1]), max_features=6, features_per_step=1, trace=True)
+    assert found.trace.tolist() == [[2, 4, 0, -1, -1, -1]]
+    assert (found.features_changed.item(), found.iterations.item()) == (3, 3)
+
+
 def test_the_model_is_left_as_it_was():
     model = small_network().train()
     model[0].eval()
@@ -265,6 +291,7 @@ GOOD = dict(max_features=8, value=1.0)
         (dict(output="probabilities"), "softmax, log_softmax, logits"),
         (dict(precision="half"), "float32, bfloat16, float64"),
         (dict(batch_size=0), "above 0"),
+        (dict(features_per_step=3), "allowed are 1 and 2"),
         (dict(targets=torch.tensor([0, 5])), "0 to 4"),
         (dict(targets=torch.tensor([0, -1])), "0 to 4"),
         (dict(targets=torch.tensor([0.0, 1.0])), "int64"),
@@ -314,9 +341,10 @@ def test_the_loop_runs_on_cuda_tensors_and_reads_one_size_a_step(output, monkeyp
         x, targets = torch.zeros(10, 1, 28, 28, device="cuda"), torch.zeros(10, dtype=torch.int64, device="cuda")
         with module._frozen(model):
             rank = module._Ranker(model, output, 1.0, 1, False)
-            state = module._State.new(x)
+            rule = module._Rule(112, 1.0, 2, 1)
+            state = module._State.new(x, 112)
             with Transfers() as transfers, module.tqdm(disable=True) as bar:
-                module._run_queue(rank, state, torch.arange(10, device="cuda"), targets, 112, 1.0, 6, True, bar)
+                module._run_queue(rank, rule, state, torch.arange(10, device="cuda"), targets, 6, True, bar)
     assert reads == [(2,)] * 5  # ten attacks in batches of at most six were over after five steps
     assert transfers.seen == []
     assert all(tensor.device.type == "cuda" for tensor in dataclasses.astuple(state))
@@ -342,3 +370,38 @@ def test_logits_give_alpha_and_beta():
         others = jacobian.sum(0) - jacobian[targets[row]]
         assert torch.allclose(alpha[row], jacobian[targets[row]], atol=1e-6)
         assert torch.allclose(beta[row], others, atol=1e-5)
+
+
+LARGE = """
+import resource, torch
+from torch import nn
+from distill import jsma
+model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5))
+x = torch.rand(6, 3, 224, 224)
+leaf = x.clone().requires_grad_()
+torch.autograd.grad(model(leaf).sum(), leaf)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for output in ("softmax", "logits"):
+    found = jsma(model, x, torch.arange(6) % 5, max_features=10, output=output)
+    assert (found.features_changed <= 10).all() and found.features_changed.max() > 0, found
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+"""
+
+
+def test_images_of_3_x_224_x_224_need_little_memory():
+    """150,528 features: one dense matrix of pairs would take 90 GB."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1000  # MB
+
+
+def test_the_automatic_batch_size_keeps_activations_below_the_bound(monkeypatch):
+    model, x, target = small_network(), torch.rand(1, 1, 8, 8), torch.tensor([0])
+    rank = module._Ranker(model, "softmax", 1.0, 1, False)
+    monkeypatch.setattr(module, "MEMORY", 1e6)
+    size = module.automatic_batch_size(rank, x, target)
+    activations = 4 * (4 * 36 + 64)  # the ReLU's output and the input, in bytes
+    assert 1 < size <= 1e6 / (2 * activations)
+    monkeypatch.setattr(module, "MEMORY", 1.0)
+    assert module.automatic_batch_size(rank, x, target) == 1
+    monkeypatch.setattr(module, "MEMORY", 1e15)
+    assert module.automatic_batch_size(rank, x, target) == module.LARGEST_BATCH

@@ -122,7 +122,7 @@ def test_figures_and_texts_show_what_the_tables_hold():
     text = figures.success_text(table, clean)
     assert text["clean accuracy"].tolist() == ["100.00%", "98.00%", "–"]
     assert text["paper (%)"].tolist() == ["95.89", "0.45", "–"]
-    assert figures.interval(-0.001, -1.23, 0.5, 1, True) == "+0.0 [-1.2, +0.5]"
+    assert metrics.interval_text(-0.001, -1.23, 0.5, 1, True) == "+0.0\xa0[\N{MINUS SIGN}1.2,\xa0+0.5]"
     assert "100.0%" in figures.status_text(rows)["ZERO_GRADIENT"].tolist()
     claims = comparison.claims(table, comparison.accuracy_table(clean))
     assert claims["paper"].tolist()[:2] == ["95.89", "0.45"]

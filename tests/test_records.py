@@ -129,18 +129,26 @@ def test_a_claim_goes_with_its_process(tmp_path):
         assert work.is_dir()
 
 
-def test_publishing_leaves_weights_behind(tmp_path, monkeypatch):
+def test_publishing_leaves_weights_behind_or_takes_them_into_the_zoo(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
+    monkeypatch.setattr(records, "ZOO", tmp_path / "zoo")
     record = write(tmp_path / "own")
     published = records.read(records.publish(record))
     assert published.table().equals(record.table())
     assert records.find(CONFIG, [tmp_path / "results"], weights=True) is None
     with pytest.raises(records.RecordError, match="has no weights here"):
         published.weights()
+    records.publish(record, weights=True)
+    found = records.find(CONFIG, [tmp_path / "results"], weights=True)
+    assert torch.equal(found.weights()["w"], torch.ones(3))
+    (stored,) = (tmp_path / "zoo").iterdir()
+    stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
+    with pytest.raises(records.RecordError, match="torn or altered"):
+        found.weights()
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="allowed are model, attack, sensitivity"):
+    with pytest.raises(ValueError, match="allowed are model, attack, sensitivity, benchmark"):
         records.load(kind="models", store=tmp_path)
     with pytest.raises(records.RecordError, match="no record 'x'"):
         records.named("x", tmp_path)

@@ -198,3 +198,19 @@ def test_other_refusals():
 def test_fractional_epochs_end_within_a_pass():
     history = training.fit(tiny(), *problem(), temperature=1.0, recipe=dataclasses.replace(RECIPE, epochs=1.5))
     assert [entry["epoch"] for entry in history] == [1, 2]
+
+
+def test_defend_distils_any_network_at_the_temperature():
+    x, y = problem()
+    factory = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))  # noqa: E731
+    recipe = training.Recipe("mine", 150, "adam", 0.01, 0.9, batch_size=50)
+    hot = training.defend(factory, x, y, temperature=20.0, recipe=recipe, seed=3)
+    cold = training.defend(factory, x, y, temperature=1.0, recipe=recipe, seed=3)
+    assert not hot.student.training
+    soft = training.soft_labels(hot.teacher, x, 20.0)
+    cross_entropy = -(soft * F.log_softmax(hot.student(x) / 20.0, 1)).sum(1).mean()
+    entropy = -(soft * soft.clamp(min=1e-30).log()).sum(1).mean()
+    assert 0 <= cross_entropy - entropy < 0.1  # the student learned the teacher's soft labels
+    assert hot.student(x).abs().mean() > 5 * cold.student(x).abs().mean()  # and its logits grew with the temperature
+    again = training.defend(factory, x, y, temperature=20.0, recipe=recipe, seed=3)
+    assert torch.equal(weights(hot.student), weights(again.student))

@@ -28,12 +28,18 @@ LARGEST_BATCH = 256  # beyond it a CPU gains nothing
 
 
 class Status(IntEnum):
-    """Why an attack stopped."""
+    """Why an attack stopped.
+
+    - ``SUCCESS`` (0): the target class was reached.
+    - ``BUDGET`` (1): the next step would exceed ``max_features``.
+    - ``NO_VALID_PAIR`` (2): there are gradients, but no usable features have alpha > 0 and beta < 0.
+    - ``ZERO_GRADIENT`` (3): every usable feature's gradient is exactly zero, so there is nothing to rank.
+    """
 
     SUCCESS = 0
-    BUDGET = 1  # the next pair would exceed max_features
-    NO_VALID_PAIR = 2  # gradients are there, but no pair of usable features has alpha > 0 and beta < 0
-    ZERO_GRADIENT = 3  # every usable feature's gradient is exactly zero: nothing to rank
+    BUDGET = 1
+    NO_VALID_PAIR = 2
+    ZERO_GRADIENT = 3
 
 
 class Pair(NamedTuple):
@@ -58,6 +64,10 @@ class JSMAResult:
         int64 (N,): features set to ``value``; steps that set them; forward and backward passes of the image.
     status : Tensor
         int64 (N,), values of `Status`.
+    trace : Tensor or None
+        int64 (N, max_features): features in the order in which they were changed, then -1; only if asked for.
+        The path of a smaller budget is the beginning of this one, so ``success & (features_changed <= b)`` is
+        the success at any budget b up to ``max_features``.
     """
 
     adversarial: Tensor
@@ -66,6 +76,7 @@ class JSMAResult:
     iterations: Tensor
     status: Tensor
     passes: Tensor
+    trace: Tensor | None = None
 
 
 def jsma(
@@ -78,6 +89,8 @@ def jsma(
     direction: str = "increase",
     output: str = "softmax",
     temperature: float = 1.0,
+    features_per_step: int = 2,
+    trace: bool = False,
     batch_size: int | None = None,
     precision: str = "float32",
     progress: bool = False,
@@ -93,7 +106,7 @@ def jsma(
     targets : Tensor
         int64 (N,), the class each image is to become.
     max_features : int
-        Budget: at most so many features (one channel of one pixel each) are changed, two a step.
+        Budget: at most so many features (one channel of one pixel each) are changed.
     value : float
         What a chosen feature is set to: 1 for MNIST; 2 for the paper's standardised CIFAR10. It may lie outside
         the data's range. A feature that is there already, or beyond, is not usable.
@@ -105,6 +118,10 @@ def jsma(
         and does not underflow. "logits" is the JSMA paper's, with the general pair search.
     temperature : float
         The logits are divided by it before ``output`` is taken.
+    features_per_step : {2, 1}
+        2 is the paper's search over pairs; 1 takes the single feature with the largest saliency.
+    trace : bool
+        Also return the order in which features were changed.
     batch_size : int, optional
         Attacks in work at a time; without it, as many as fit into 500 MB of activations, at most 256.
     precision : {"float32", "bfloat16", "float64"}
@@ -128,22 +145,23 @@ def jsma(
     """
     weight = next(iter(model.parameters()), images)
     device = weight.device
-    _check(images, targets, max_features, value, direction, output, temperature, batch_size, precision)
+    _check(images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision)
     with _frozen(model):
         ranker, judge = _cast(model, PRECISIONS[precision]), _cast(model, torch.float32)
         start = images.detach().to(device, next(iter(ranker.parameters()), images).dtype).contiguous()
         targets = targets.to(device)
         if len(start) == 0:
             none = torch.zeros(0, dtype=torch.int64, device=images.device)
-            return JSMAResult(images.clone(), none.bool(), none, none, none, none)
+            return JSMAResult(images.clone(), none.bool(), none, none, none, none, none.new_zeros(0, max_features) if trace else None)
         _check_outputs(judge, start[:8].float(), targets)
         rank = _Ranker(ranker, output, temperature, DIRECTIONS[direction], precision == "bfloat16")
+        rule = _Rule(max_features, value, features_per_step, DIRECTIONS[direction])
         size = min(len(start), batch_size or automatic_batch_size(rank, start[:1], targets[:1]))
-        state = _State.new(start)
+        state = _State.new(start, max_features if trace else 0)
         todo, fresh = torch.arange(len(start), device=device), True
         with tqdm(total=len(start), desc="JSMA", unit="attack", disable=not progress, leave=False) as bar:
             while len(todo):
-                _run_queue(rank, state, todo, targets, max_features, value, size, fresh, bar)
+                _run_queue(rank, rule, state, todo, targets, size, fresh, bar)
                 verdict = _verdict(judge, state.x[todo], targets[todo], size)
                 state.verdicts[todo] += 1
                 disputed = (state.status[todo] == Status.SUCCESS) & ~verdict
@@ -156,10 +174,34 @@ def jsma(
         adversarial=state.x.to(home, images.dtype).reshape(images.shape),
         success=(state.status == Status.SUCCESS).to(home),
         features_changed=state.changed.to(home),
-        iterations=(state.changed // 2).to(home),
+        iterations=(state.changed // features_per_step).to(home),
         status=state.status.to(home),
         passes=passes.to(home),
+        trace=state.trace.to(home) if trace else None,
     )
+
+
+def all_targets(predicted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """All targets of each image: every class but the predicted one (Papernot et al. 2016, section V-B).
+
+    For an untargeted attack, attack ``images[rows]`` towards ``targets`` and keep for each image the success
+    with the fewest features changed.
+
+    Parameters
+    ----------
+    predicted : Tensor
+        int64 (N,), the model's class for each image.
+    classes : int
+
+    Returns
+    -------
+    rows, targets : Tensor
+        int64 (N * (classes - 1),): the image's row and its target.
+    """
+    grid = torch.arange(classes, device=predicted.device).expand(len(predicted), -1)
+    other = grid != predicted[:, None]
+    rows = torch.arange(len(predicted), device=predicted.device)[:, None].expand_as(grid)
+    return rows[other], grid[other]
 
 
 # --- the search ------------------------------------------------------------------------------------------
@@ -239,6 +281,20 @@ def top_two(alpha: Tensor, usable: Tensor) -> Pair:
     return Pair(torch.where(valid, low, 0), torch.where(valid, high, 1), torch.where(valid, total.square(), 0.0))
 
 
+def best_single(alpha: Tensor, beta: Tensor | None, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """The feature with alpha > 0, beta < 0 and the largest -alpha * beta; ``beta`` None stands for -alpha.
+
+    Returns
+    -------
+    feature, score : Tensor
+        int64 (N,) and float64 (N,); the lowest index of equal scores, and score 0 where no feature is valid.
+    """
+    a = alpha.double()
+    b = -a if beta is None else beta.double()
+    score, feature = torch.where(usable & (a > 0) & (b < 0), -a * b, 0.0).max(1)
+    return feature, score
+
+
 # --- the loop --------------------------------------------------------------------------------------------
 
 
@@ -274,102 +330,136 @@ class _Ranker:
         return logits.detach().argmax(1), self.sign * alpha.flatten(1), beta
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """What a step may do."""
+
+    budget: int
+    value: float
+    per_step: int
+    sign: int
+
+
 @dataclass
 class _State:
     """Every attack's image and counters, on the model's device."""
 
     x: Tensor
+    trace: Tensor
     changed: Tensor
     status: Tensor
     loops: Tensor
     verdicts: Tensor
 
     @classmethod
-    def new(cls, x: Tensor) -> _State:
+    def new(cls, x: Tensor, traced: int) -> _State:
         zeros = [torch.zeros(len(x), dtype=torch.int64, device=x.device) for _ in range(4)]
-        return cls(x.clone(), *zeros)
+        return cls(x.clone(), torch.full((len(x), traced), -1, device=x.device), *zeros)
 
 
-def _run_queue(
-    rank: _Ranker, state: _State, todo: Tensor, targets: Tensor, budget: int, value: float, size: int, fresh: bool, bar: tqdm
-) -> None:
+class _Batch(NamedTuple):
+    """The attacks in work; every tensor has one row for each."""
+
+    job: Tensor  # index into the state
+    x: Tensor
+    target: Tensor
+    changed: Tensor
+    trace: Tensor
+    loops: Tensor  # forward passes so far
+    trusted: Tensor  # whether the ranking precision's verdict counts yet
+    dead: Tensor  # status of an attack found stuck after the last sizes were read (pairs on logits only), else -1
+
+    @classmethod
+    def load(cls, state: _State, targets: Tensor, job: Tensor, fresh: bool) -> _Batch:
+        zero = torch.zeros_like(job)
+        return cls(job, state.x[job], targets[job], state.changed[job], state.trace[job], zero,
+                   torch.full_like(job, fresh, dtype=torch.bool), zero - 1)  # fmt: skip
+
+
+class _Decision(NamedTuple):
+    """Which attacks are over and why, what the others change, and the sizes that the host needs to go on."""
+
+    stop: Tensor
+    status: Tensor
+    usable: Tensor
+    sizes: Tensor  # int64 (2,): attacks over, widest list of candidates
+    chosen: Tensor | None  # int64 (B, features a step)
+    candidate: Tensor | None  # pairs on logits: the pair is found once the host knows how wide the lists are
+
+
+def _run_queue(rank: _Ranker, rule: _Rule, state: _State, todo: Tensor, targets: Tensor, size: int, fresh: bool, bar: tqdm) -> None:
     """Run the attacks ``todo`` to their ends, ``size`` at a time, and write what became of them into ``state``."""
-    job, waiting = todo[:size], size
-    x, target, changed = state.x[job], targets[job], state.changed[job]
-    loops = torch.zeros_like(job)
-    trusted = torch.full_like(job, fresh, dtype=torch.bool)  # whether the ranking precision's verdict counts yet
-    dead = torch.full_like(job, -1)  # status of attacks found stuck after the last size was read (logits only)
-    while len(job):
-        predicted, alpha, beta = rank(x, target)
-        stop, status, usable, sizes, pair = _decide(rank, x, target, changed, predicted, alpha, beta, budget, value, trusted, dead)
-        ended, most = _read_sizes(sizes)
-        if pair is None:
-            assert beta is not None
-            candidate, _ = _candidates(alpha, beta, usable)
-            pair = _best_of_candidates(alpha, beta, candidate, most)
-            stuck = (pair.score <= 0) & ~stop
-            dead = torch.where(stuck, _stuck_status(alpha, usable, beta), dead)
-            x, changed = _apply(x, changed, pair, ~(stop | stuck), value)
-        else:
-            x, changed = _apply(x, changed, pair, ~stop, value)
-        loops += 1
-        trusted = torch.ones_like(trusted)
+    batch, waiting = _Batch.load(state, targets, todo[:size], fresh), size
+    while len(batch.job):
+        predicted, alpha, beta = rank(batch.x, batch.target)
+        decision = _decide(rule, batch, predicted, alpha, beta)
+        ended, most = _read_sizes(decision.sizes)
+        chosen, going, dead = decision.chosen, ~decision.stop, batch.dead
+        if chosen is None:
+            assert beta is not None and decision.candidate is not None
+            pair = _best_of_candidates(alpha, beta, decision.candidate, most)
+            stuck = (pair.score <= 0) & going
+            dead = torch.where(stuck, _stuck_status(alpha, beta, decision.usable), dead)
+            chosen, going = torch.stack([pair.first, pair.second], 1), going & ~stuck
+        batch = _step(rule, batch, chosen, going)._replace(dead=dead)
         if not ended:
             continue
-        order = stop.to(torch.int8).argsort(descending=True, stable=True)
+        order = decision.stop.to(torch.int8).argsort(descending=True, stable=True)
         over = order[:ended]
-        done = job[over]
-        state.x[done], state.changed[done], state.status[done] = x[over], changed[over], status[over]
-        state.loops[done] += loops[over]
+        done = batch.job[over]
+        state.x[done], state.changed[done], state.status[done] = batch.x[over], batch.changed[over], decision.status[over]
+        state.trace[done] = batch.trace[over]
+        state.loops[done] += batch.loops[over]
         bar.update(ended)
-        taken = min(ended, len(todo) - waiting)  # waiting attacks take the places of those that are over
-        if taken > 0:
-            place, new = over[:taken], todo[waiting : waiting + taken]
+        taken = max(0, min(ended, len(todo) - waiting))  # waiting attacks take the places of those that are over
+        if taken:
+            new = _Batch.load(state, targets, todo[waiting : waiting + taken], fresh)
+            batch = _Batch(*(old.index_copy(0, over[:taken], fill) for old, fill in zip(batch, new, strict=True)))
             waiting += taken
-            job, x, target, changed = (_put(t, place, v) for t, v in
-                                       ((job, new), (x, state.x[new]), (target, targets[new]), (changed, state.changed[new])))  # fmt: skip
-            loops, dead = loops.index_fill(0, place, 0), dead.index_fill(0, place, -1)
-            trusted = trusted.index_fill(0, place, fresh)
         if taken < ended:  # nothing waits: the batch shrinks
-            keep = torch.cat([order[ended:], over[: max(taken, 0)]])
-            job, x, target, changed, loops, dead, trusted = (t[keep] for t in (job, x, target, changed, loops, dead, trusted))
+            keep = torch.cat([order[ended:], over[:taken]])
+            batch = _Batch(*(old[keep] for old in batch))
 
 
-def _decide(
-    rank: _Ranker, x: Tensor, target: Tensor, changed: Tensor, predicted: Tensor, alpha: Tensor, beta: Tensor | None,
-    budget: int, value: float, trusted: Tensor, dead: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Pair | None]:  # fmt: skip
-    """Which attacks are over and why, and the sizes that the host needs to go on, in one tensor."""
-    usable = (x < value).flatten(1) if rank.sign > 0 else (x > value).flatten(1)
-    reached = (predicted == target) & trusted
-    spent = changed + 2 > budget
-    if beta is None:
-        pair = top_two(alpha, usable)
-        stuck, why = pair.score <= 0, _stuck_status(alpha, usable, None)
-        most = torch.zeros((), dtype=torch.int64, device=x.device)
+def _decide(rule: _Rule, batch: _Batch, predicted: Tensor, alpha: Tensor, beta: Tensor | None) -> _Decision:
+    x = batch.x
+    usable = (x < rule.value).flatten(1) if rule.sign > 0 else (x > rule.value).flatten(1)
+    reached = (predicted == batch.target) & batch.trusted
+    spent = batch.changed + rule.per_step > rule.budget
+    chosen, candidate = None, None
+    most = torch.zeros((), dtype=torch.int64, device=x.device)
+    if beta is not None and rule.per_step == 2:
+        candidate, most = _candidates(alpha, beta, usable)
+        stuck, why = batch.dead >= 0, batch.dead
     else:
-        pair, stuck, why = None, dead >= 0, dead
-        _, most = _candidates(alpha, beta, usable)
+        if rule.per_step == 1:
+            feature, score = best_single(alpha, beta, usable)
+            chosen = feature[:, None]
+        else:
+            first, second, score = top_two(alpha, usable)
+            chosen = torch.stack([first, second], 1)
+        stuck, why = score <= 0, _stuck_status(alpha, beta, usable)
     stop = reached | spent | stuck
     status = torch.where(reached, int(Status.SUCCESS), torch.where(spent, int(Status.BUDGET), why))
-    return stop, status, usable, torch.stack([stop.sum(), most]), pair
+    return _Decision(stop, status, usable, torch.stack([stop.sum(), most]), chosen, candidate)
 
 
-def _stuck_status(alpha: Tensor, usable: Tensor, beta: Tensor | None) -> Tensor:
+def _stuck_status(alpha: Tensor, beta: Tensor | None, usable: Tensor) -> Tensor:
     moving = (alpha != 0) if beta is None else (alpha != 0) | (beta != 0)
     flat = usable.any(1) & ~(moving & usable).any(1)
     return torch.where(flat, int(Status.ZERO_GRADIENT), int(Status.NO_VALID_PAIR))
 
 
-def _apply(x: Tensor, changed: Tensor, pair: Pair, going: Tensor, value: float) -> tuple[Tensor, Tensor]:
-    flat = x.flatten(1)
-    both = torch.stack([pair.first, pair.second], 1)
-    new = torch.where(going[:, None], value, flat.gather(1, both))
-    return flat.scatter(1, both, new).view_as(x), changed + 2 * going
-
-
-def _put(tensor: Tensor, place: Tensor, value: Tensor) -> Tensor:
-    return tensor.index_copy(0, place, value)
+def _step(rule: _Rule, batch: _Batch, chosen: Tensor, going: Tensor) -> _Batch:
+    """Set the chosen features of the attacks that go on."""
+    flat = batch.x.flatten(1)
+    x = flat.scatter(1, chosen, torch.where(going[:, None], rule.value, flat.gather(1, chosen))).view_as(batch.x)
+    trace = batch.trace
+    if trace.shape[1]:
+        place = (batch.changed[:, None] + torch.arange(rule.per_step, device=x.device)).clamp(max=trace.shape[1] - 1)
+        trace = trace.scatter(1, place, torch.where(going[:, None], chosen, trace.gather(1, place)))
+    return batch._replace(x=x, trace=trace, changed=batch.changed + rule.per_step * going, loops=batch.loops + 1,
+                          trusted=torch.ones_like(batch.trusted))  # fmt: skip
 
 
 def _read_sizes(sizes: Tensor) -> list[int]:
@@ -403,7 +493,7 @@ def automatic_batch_size(rank: _Ranker, image: Tensor, target: Tensor) -> int:
 # --- what is allowed -------------------------------------------------------------------------------------
 
 
-def _check(images, targets, max_features, value, direction, output, temperature, batch_size, precision) -> None:
+def _check(images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
         raise ValueError("images must be a floating-point tensor of shape (N, ...)")
     if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or targets.shape != images.shape[:1]:
@@ -420,6 +510,8 @@ def _check(images, targets, max_features, value, direction, output, temperature,
     for name, given, allowed in (("direction", direction, DIRECTIONS), ("output", output, OUTPUTS), ("precision", precision, PRECISIONS)):
         if given not in allowed:
             raise ValueError(f"{name} is {given!r}; allowed are {', '.join(allowed)}")
+    if features_per_step not in (1, 2):
+        raise ValueError(f"features_per_step is {features_per_step!r}; allowed are 1 and 2")
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}; allowed is an integer above 0, or None")
 
