@@ -18,6 +18,8 @@ from pathlib import Path
 import nbformat
 import papermill
 
+from distill import experiments
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -74,8 +76,8 @@ def main() -> None:
     """Run as a script."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--execute", action="store_true")
-    options.add_argument("--profile", default=None)
-    options.add_argument("--store", default=None)
+    options.add_argument("--profile", default=None, choices=list(experiments.PROFILES))
+    options.add_argument("--store", type=Path, default=None)
     chosen = options.parse_args()
     root = ROOT
     if chosen.profile:
@@ -84,9 +86,11 @@ def main() -> None:
         root.mkdir(parents=True)
         for name in ("_config.yml", "_toc.yml"):
             shutil.copy(ROOT / name, root / name)
+        shutil.copytree(ROOT / "_static", root / "_static")
         shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        store = str(chosen.store.expanduser().resolve()) if chosen.store else None  # chapters run in their own folder
         for path in chapters(root):
-            execute(path, {"profile": chosen.profile, "store": chosen.store})
+            execute(path, {"profile": chosen.profile, "store": store})
     elif chosen.execute:
         for path in chapters(root):
             execute(path)

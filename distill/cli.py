@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -70,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--profile", default=None, help="default: all")
     status.add_argument("--dataset", default=None, help="default: the profile's")
     status.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
+    status.add_argument("--precision", default="auto", help="of trainings, as it was asked for (default: auto)")
     _store(status)
     status.set_defaults(command=_status)
     return top
@@ -85,14 +85,19 @@ def _store(command: argparse.ArgumentParser) -> None:
 
 
 def _list(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise Usage(f"{text!r} is an empty list; allowed are one or more values, separated by commas")
+    return parts
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _list(text) or []]
-    except ValueError:
-        raise Usage(f"--seeds {text!r}: allowed are integers from 0, separated by commas") from None
+    parts = _list(text) or []
+    if not all(part.isdecimal() for part in parts):
+        raise Usage(f"--seeds {text!r}: allowed are integers from 0, separated by commas")
+    return [int(part) for part in parts]
 
 
 def _device(name: str | None) -> str:
@@ -126,7 +131,7 @@ def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | N
             temperatures,
             seeds=_seeds(options.seeds),
             stages=stages or experiments.STAGES,
-            precision=getattr(options, "precision", "auto"),
+            precision=options.precision,
         )
     ]
 
@@ -151,9 +156,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    profiles = [options.profile] if options.profile else list(experiments.PROFILES)
+    profiles = [options.profile] if options.profile else _profiles_for(_list(options.dataset))
     look_in = records.stores(options.store)
-    store = Path(options.store) if options.store else records.own_store()
+    store = look_in[-1]
     speed = _speeds(options.store)
     for name in profiles:
         runs = _plan(options, name)
@@ -171,6 +176,14 @@ def _status(options: argparse.Namespace) -> int:
             unknown = f", and {costs.count(None)} runs of a kind not yet timed" if known and None in costs else ""
             print(f"  the rest should take {rest}{unknown}")
     return 0
+
+
+def _profiles_for(datasets: list[str] | None) -> list[str]:
+    """All profiles that have recipes for these data sets."""
+    shapes = {data.dataset(name).architecture for name in datasets or ()}
+    return [
+        name for name, profile in experiments.PROFILES.items() if shapes <= {data.dataset(d).architecture for d in profile.temperatures}
+    ]
 
 
 def _size(config: dict) -> float:

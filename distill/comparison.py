@@ -14,6 +14,7 @@ from distill.metrics import Estimate
 
 REPRODUCED, DIRECTION, NOT = "reproduced", "reproduced in direction", "not reproduced"
 NOTHING = "not in the paper"
+NO_PLAIN = "no plain network to compare with"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
 TARGETS = 900  # attacks behind each of the paper's success rates
 TEST_IMAGES = 10_000  # behind each of its accuracies
@@ -84,6 +85,7 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
         A row a data set and temperature: ``dataset``, ``temperature``, ``paper``, ``paper_low``, ``paper_high``,
         ``ours``, ``low``, ``high``, ``attacks``, ``images``, ``features`` (mean of the successful), ``verdict``.
     """
+    _one_of_each(attacks, "attacks")
     rows = []
     for dataset, of_dataset in attacks.groupby("dataset", sort=False):
         said = reported("fig7", str(dataset))
@@ -118,6 +120,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
         ``teacher`` (its accuracy), ``images``, and of the change against the plain network in points ``paper``,
         ``paper_low``, ``paper_high``, ``ours``, ``low``, ``high``, ``verdict``; the plain network's row has no change.
     """
+    _one_of_each(networks, "networks")
     rows = []
     for dataset, of_dataset in networks.groupby("dataset", sort=False):
         said = reported("fig8", str(dataset))
@@ -131,7 +134,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
                    "accuracy_high": share.high, "teacher": 100 * teachers.get(network["temperature"], math.nan) if name != "none" else math.nan,
                    "images": share.n}  # fmt: skip
             if name == "none" or plain.empty:
-                rows.append({**row, **_both(None, None), "verdict": NOTHING})
+                rows.append({**row, **_both(None, None), "verdict": NOTHING if name == "none" else NO_PLAIN})
                 continue
             ours = _paired_change(plain.iloc[0], network)
             paper = None
@@ -142,6 +145,16 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
             judged = verdict(paper, ours, paper_change=said[name], our_change=ours) if paper else NOTHING
             rows.append({**row, **_both(paper, ours), "verdict": judged})
     return pd.DataFrame(rows)
+
+
+def _one_of_each(rows: pd.DataFrame, what: str) -> None:
+    """Refuse rows of several runs where the table has one line: they would be mixed in silence."""
+    for column in ("profile", "seed"):
+        if column in rows and len(rows[column].unique()) > 1:
+            raise ValueError(f"the {what} are of several {column}s ({', '.join(map(str, rows[column].unique()))}); allowed is one")
+    groups = rows.groupby(["dataset", "role", "temperature"])["record"].nunique()
+    if (groups > 1).any():
+        raise ValueError(f"the {what} hold several records for {groups.idxmax()}; allowed is one for each data set, role and temperature")
 
 
 def _paired_change(plain: pd.Series, student: pd.Series) -> Estimate:
@@ -189,13 +202,13 @@ def claims(success: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for _, row in success.iterrows():
-        if row["verdict"] != NOTHING:
+        if row["verdict"] not in (NOTHING, NO_PLAIN):
             network = "the undefended network" if row["temperature"] == "none" else f"T = {row['temperature']}"
             rows.append({"claim": f"JSMA success on {title(row['dataset'])}, {network} (%)", "section": "V-B, Figure 7",
                          "paper": f"{row['paper']:.2f}", "ours": metrics.interval_text(row["ours"], row["low"], row["high"], 2),
                          "verdict": row["verdict"]})  # fmt: skip
     for _, row in accuracy.iterrows():
-        if row["verdict"] != NOTHING:
+        if row["verdict"] not in (NOTHING, NO_PLAIN):
             rows.append({"claim": f"change of accuracy on {title(row['dataset'])}, T = {row['temperature']} (points)", "section": "V-C, Figure 8",
                          "paper": f"{row['paper']:+.2f}".replace("-", "\N{MINUS SIGN}"),
                          "ours": metrics.interval_text(row["ours"], row["low"], row["high"], 2, sign=True),

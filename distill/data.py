@@ -21,6 +21,7 @@ import struct
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -394,7 +395,7 @@ def _read(path: Path) -> bytes:
     try:
         with gzip.open(path) as stream:
             blob = stream.read(MEMBER_LIMIT + 1)
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, zlib.error, OSError) as error:
         raise DataError(f"{path} is truncated or altered: {error}") from None
     if len(blob) > MEMBER_LIMIT:
         raise DataError(f"{path} unpacks to more than {MEMBER_LIMIT} bytes")

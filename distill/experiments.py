@@ -88,7 +88,7 @@ def parse_temperatures(values: Iterable[object]) -> list[str | float]:
         except ValueError:
             raise ValueError(f"temperature {value!r}: allowed are none and finite numbers above 0") from None
         out.append(number)
-    return out
+    return list(dict.fromkeys(out))
 
 
 # --- plans: every run as its configuration, in an order in which each finds what it needs ------------------
@@ -215,7 +215,7 @@ def ensure(runs: Sequence[Config], context: Context) -> list[str]:
         started = time.perf_counter()
         try:
             record = run(config, context)
-        except (RunError, training.TrainingError) as error:
+        except (RunError, training.TrainingError, data.DataError, ValueError) as error:
             failures.append(f"{records.key(config)}: {error}")
             context.say(f"[{number}/{len(missing)}] failed: {failures[-1]}")
             continue
@@ -249,25 +249,25 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
         torch.manual_seed(stream)
         model = models.build(config["architecture"], dropout=recipe.dropout).to(context.device)
     precision = training.best_precision(context.device) if config["precision"] == "auto" else config["precision"]
-    started = time.perf_counter()
     history = training.fit(
         model, images.x, labels, temperature=config["temperature"], recipe=recipe, seed=stream % 1_000_000,
         precision=precision, checkpoint=work / "checkpoint.safetensors", progress=context.progress,
         name=f"{config['dataset']} {config['role']} T={config['temperature']:g}",
     )  # fmt: skip
+    started = time.perf_counter()
     with torch.no_grad():  # weights are stored in float16, so that is what is evaluated, attacked and distilled
         for parameter in model.parameters():
             parameter.copy_(parameter.half())
     right = training.accuracy(model, test.x, test.y)
     rate = right.float().mean().item()
-    seconds = sum(epoch["seconds"] for epoch in history)
+    seconds = sum(epoch["seconds"] for epoch in history)  # of all sessions, if the training was resumed
     row = {"accuracy": rate, "correct": int(right.sum()), "test_images": len(test.y), "epochs": recipe.epochs,
            "train_seconds": seconds, "precision": precision, "at_chance": rate < CHANCE,
            "right_bits": np.packbits(right.cpu().numpy()).tobytes(),  # for paired differences of two networks
            "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
     return records.write(
         context.store, config, pd.DataFrame([row]), columns=_columns(config), weights={name: tensor.half() for name, tensor in model.state_dict().items()},
-        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "history": history,
+        provenance={"wall_seconds": seconds + time.perf_counter() - started, "device": context.device, "history": history,
                     "data": {"train": images.sha256, "test": test.sha256, "source": images.source}, "dtype": precision},
     )  # fmt: skip
 
@@ -308,10 +308,12 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     )  # fmt: skip
 
 
-def listed(value: Sequence[object] | str | None) -> list[object] | None:
+def listed(value: Sequence[object] | str | float | None) -> list[object] | None:
     """A list as papermill's ``-p`` hands it over: ``[1, 20]`` may come as that text, or as ``1,20``."""
+    if value is None:
+        return None
     if not isinstance(value, str):
-        return None if value is None else list(value)
+        return list(value) if isinstance(value, Iterable) else [value]
     if value.strip().startswith("["):
         try:
             return list(json.loads(value))
@@ -415,6 +417,12 @@ def load_model(config: Config, context: Context) -> Trained:
     record = records.find(config, context.look_in, weights=True)
     if record is None:
         record = run(config, dataclasses.replace(context, look_in=[context.store]))
+    shown = records.find(config, context.look_in)
+    if shown is not None and shown.info["sha256"]["weights.safetensors"] != record.info["sha256"]["weights.safetensors"]:
+        raise RunError(
+            f"the published record {shown.path.name} has no weights, and training it again here gave another network "
+            "(as another machine may); name a store of your own by --store to compute everything anew"
+        )
     model = models.build(config["architecture"], dropout=config["recipe"]["dropout"])
     model.load_state_dict(record.weights())  # float16 into float32
     return Trained(model.to(context.device).eval(), bool(record.table()["at_chance"].iloc[0]))

@@ -48,6 +48,9 @@ def accuracy(table: pd.DataFrame) -> Figure:
     """
     table = table[table["temperature"] != "none"]
     figure, panels = _panels(table)
+    if table.empty:
+        panels[0].set_title("no distilled network among these temperatures")
+        return figure
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         axes.axhline(0, color="0.35", linewidth=1)
         _compare(axes, rows)

@@ -28,6 +28,7 @@ import filelock
 import pandas as pd
 import platformdirs
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -190,10 +191,12 @@ def write(
                 os.fsync(stream.fileno())
         staging.chmod(0o755)
         os.rename(staging, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk may come as the latter
         if path.exists():  # another process was first with the same run
             return read(path)
-        raise RecordError(f"cannot write to the store {store}: {error.strerror or error}; name another by --store") from None
+        raise RecordError(
+            f"cannot write to the store {store}: {getattr(error, 'strerror', None) or error}; name another by --store"
+        ) from None
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
@@ -201,20 +204,32 @@ def write(
 
 
 def publish(record: Record, *, weights: bool = False) -> Path:
-    """Copy a record into the published ones, its weights into the zoo if asked; what is there already stays as it is."""
+    """Copy a record into the published ones, and its weights into the zoo if asked. What is there already stays.
+
+    Raises
+    ------
+    RecordError
+        If another result of the same run is published: remove that first if this one is to take its place.
+    """
     target = PUBLISHED / record.path.name
-    if weights and (source := _weights_file(record.path)) and not (ZOO / f"{record.path.name}.safetensors").exists():
-        ZOO.mkdir(exist_ok=True)
-        part = ZOO / f".{record.path.name}.part"
-        shutil.copy(source, part)
-        part.rename(ZOO / f"{record.path.name}.safetensors")
+    PUBLISHED.mkdir(exist_ok=True)
+    if target.exists() and read(target).info["sha256"] != record.info["sha256"]:
+        raise RecordError(f"{target} holds another result of this run; remove it to publish {record.path} in its place")
     if not target.exists():
-        PUBLISHED.mkdir(exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=PUBLISHED, prefix=".part-"))
-        for name in ("record.json", "table.parquet"):
-            shutil.copy(record.path / name, staging / name)
-        staging.chmod(0o755)
-        os.rename(staging, target)
+        try:
+            for name in ("record.json", "table.parquet"):
+                shutil.copy(record.path / name, staging / name)
+            staging.chmod(0o755)
+            os.rename(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    stored = ZOO / f"{record.path.name}.safetensors"
+    if weights and not stored.exists() and (source := _weights_file(record.path)):
+        ZOO.mkdir(exist_ok=True)
+        part = ZOO / f".{record.path.name}.{os.getpid()}.part"
+        shutil.copy(source, part)
+        os.replace(part, stored)
     return target
 
 

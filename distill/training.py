@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -215,7 +216,8 @@ def fit(
     seed : int
         Order of the images and dropout. The same seed, device and thread count give the same weights.
     precision : {"float32", "bfloat16"}
-        Of the layers but the last, whose logits, softmax and loss are always float32; weights are kept in float32.
+        Of the layers' arithmetic; softmax, loss and weights are always float32. The networks of `distill.models`
+        also keep their last layer in float32, with any other network it is autocast like the rest.
     checkpoint : path, optional
         Written after every epoch and read at the start: a killed training goes on where it was, and ends
         with the weights that an undisturbed one has.
@@ -240,20 +242,22 @@ def fit(
         raise ValueError(f"precision is {precision!r}; allowed are float32, bfloat16")
     if len(x) != len(labels) or len(x) == 0:
         raise ValueError(f"{len(x)} images and {len(labels)} labels; allowed is one label an image, and at least one")
-    optimiser = _optimiser(model, recipe)
-    signature = json.dumps(
-        [dataclasses.asdict(recipe), temperature, seed, precision, len(x), name], sort_keys=True
-    )  # fmt: skip
-    history = _resume(checkpoint, signature, model, optimiser) if checkpoint else []
-
+    if not (math.isfinite(recipe.epochs) and recipe.epochs > 0):
+        raise ValueError(f"epochs is {recipe.epochs!r}; allowed is a finite number above 0")
     per_epoch = math.ceil(len(x) / recipe.batch_size)
-    steps = round(recipe.epochs * per_epoch)
+    steps = max(1, round(recipe.epochs * per_epoch))
+    epochs = math.ceil(steps / per_epoch)
+    optimiser = _optimiser(model, recipe)
+    signature, history = "", []
+    if checkpoint:
+        signature = json.dumps([dataclasses.asdict(recipe), temperature, seed, precision, name, _digest(x, labels)], sort_keys=True)
+        history = _resume(checkpoint, signature, model, optimiser)
     images = _channels_last(x)
     hard = labels if labels.ndim == 1 else labels.argmax(1)
     model.train()
     bar = tqdm(total=steps, initial=len(history) * per_epoch, desc=name, unit="batch", disable=not progress, leave=False)
     with bar, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        for epoch in range(len(history), math.ceil(recipe.epochs)):
+        for epoch in range(len(history), epochs):
             started = time.perf_counter()
             torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch has its own stream, so resuming needs no state
             order = torch.randperm(len(x), device=x.device)
@@ -279,7 +283,7 @@ def fit(
             bar.set_postfix(loss=f"{mean_loss:.3f}")
             history.append({"epoch": epoch + 1, "loss": mean_loss, "accuracy": right.item() / seen,
                             "seconds": time.perf_counter() - started})  # fmt: skip
-            if checkpoint and epoch + 1 < recipe.epochs:
+            if checkpoint and epoch + 1 < epochs:
                 _write_checkpoint(Path(checkpoint), signature, model, optimiser, history)
     model.eval()
     return history
@@ -316,8 +320,19 @@ def _write_checkpoint(path: Path, signature: str, model: nn.Module, optimiser: t
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value.contiguous() for key, value in state.items() if value is not None}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file(tensors, part, {"signature": signature, "history": json.dumps(history)})
-    os.replace(part, path)
+    try:
+        save_file(tensors, part, {"signature": signature, "history": json.dumps(history)})
+        os.replace(part, path)
+    except (SafetensorError, OSError) as error:  # a full disk comes as the former
+        part.unlink(missing_ok=True)
+        raise TrainingError(f"the checkpoint {path} cannot be written ({error})") from None
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _resume(checkpoint: str | os.PathLike, signature: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:

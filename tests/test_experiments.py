@@ -81,6 +81,39 @@ def test_published_records_are_used_and_a_named_store_stands_alone(context, tmp_
     assert records.find(runs[0], records.stores(tmp_path / "alone")) is None
 
 
+def test_a_network_trained_anew_is_never_shown_under_another_ones_record(context, tmp_path, monkeypatch):
+    runs = experiments.plan("smoke", "mnist-5k", ["none"])
+    experiments.ensure(runs[:1], context)
+    records.publish(records.find(runs[0], [context.store]))
+    fresh = experiments.Context.new(None, say=lambda _: None)
+    fresh.store = tmp_path / "elsewhere"
+    fresh.look_in = [records.PUBLISHED, fresh.store]
+    monkeypatch.setattr(
+        training, "accuracy", lambda model, x, y, real=training.accuracy: model.last.bias.data.add_(1) is None or real(model, x, y)
+    )
+    failures = experiments.ensure(runs, fresh)
+    assert len(failures) == 1 and "gave another network" in failures[0]
+
+
+def test_a_failing_run_does_not_take_the_others_along(context, monkeypatch):
+    monkeypatch.setattr(experiments, "_images", lambda name, *_, real=experiments._images: real(name, *_) if name != "mnist" else _gone())
+    runs = experiments.plan("smoke", "mnist", ["none"], stages=["train"]) + experiments.plan(
+        "smoke", "mnist-5k", ["none"], stages=["train"]
+    )
+    failures = experiments.ensure(runs, context)
+    assert len(failures) == 1 and "could not be had" in failures[0]
+    assert records.find(runs[1], [context.store]) is not None
+
+
+def _gone():
+    raise data.DataError("mnist could not be had")
+
+
+def test_status_of_one_data_set_leaves_out_profiles_without_its_shape(context, capsys):
+    assert cli.main(["status", "--dataset", "cifar10"]) == 0
+    assert "quick: 0 of" in capsys.readouterr().out
+
+
 def test_a_teacher_at_chance_is_never_passed_on(context, monkeypatch):
     monkeypatch.setattr(experiments, "CHANCE", 1.01)
     runs = experiments.plan("smoke", "mnist-5k", [20], stages=["train"])
@@ -129,6 +162,7 @@ def test_command_line(context, tmp_path, capsys):
         ("run --profile smoke --temperatures none,-3", "finite numbers above 0"),
         ("run --profile smoke --temperatures nan", "finite numbers above 0"),
         ("run --profile smoke --temperatures hot", "finite numbers above 0"),
+        ("run --profile smoke --seeds ,", "is an empty list"),
         ("run --profile smoke --seeds one", "allowed are integers"),
         ("run --profile smoke --seeds -1", "allowed are integers"),
         ("run --profile smoke --stages fly", "allowed are train, attack"),
@@ -164,5 +198,6 @@ def test_failures_are_one_line_and_exit_code_1(context, tmp_path, capsys):
 def test_temperatures():
     assert experiments.parse_temperatures(["none", 1, "20", 0.5]) == ["none", 1.0, 20.0, 0.5]
     assert experiments.listed("[1, 20]") == [1, 20] and experiments.listed('["a"]') == ["a"] and experiments.listed("a,b") == ["a", "b"]
+    assert experiments.listed(20) == [20] and experiments.parse_temperatures([20, "20", "none", "none"]) == [20.0, "none"]
     with pytest.raises(ValueError, match="is no list"):
         experiments.listed("[1, ")

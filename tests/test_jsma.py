@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill import Status, best_pair, jsma, models
 from distill.attacks import jsma as module
+from distill.attacks import saliency
 
 
 def dense(alpha, beta, usable):
@@ -67,7 +68,7 @@ def test_pair_search_equals_dense_search_in_score(case):
 @given(saliencies(small))
 def test_for_softmax_the_pair_is_the_top_two(case):
     alpha, _, usable = case
-    assert rows(module.top_two(alpha, usable)) == dense(alpha, -alpha, usable)
+    assert rows(saliency.top_two(alpha, usable)) == dense(alpha, -alpha, usable)
 
 
 def test_collinear_features_are_all_candidates():
@@ -75,7 +76,7 @@ def test_collinear_features_are_all_candidates():
     alpha = torch.arange(n, dtype=torch.float32)[None] - 50
     beta = alpha - 30  # the larger alpha, the larger beta: no feature dominates another
     usable = torch.ones(1, n, dtype=torch.bool)
-    assert module._candidates(alpha, beta, usable)[1] == n
+    assert saliency.candidates(alpha, beta, usable)[1] == n
     assert rows(best_pair(alpha, beta, usable)) == dense(alpha, beta, usable)
 
 
@@ -251,7 +252,7 @@ def test_layouts_and_types():
 
 def test_a_class_that_only_bfloat16_saw_is_not_a_success():
     class Rounded(nn.Module):
-        """In bfloat16 the step from 256 to 257 vanishes, so the target seems reached too early."""
+        """Stands for a network whose bfloat16 logits cross the boundary before its float32 logits do."""
 
         def __init__(self):
             super().__init__()
@@ -268,6 +269,54 @@ def test_a_class_that_only_bfloat16_saw_is_not_a_success():
     found = jsma(Rounded(), torch.zeros(1, 4), torch.tensor([1]), max_features=4, precision="bfloat16")
     assert found.success.tolist() == [True]
     assert found.features_changed.tolist() == [4]  # bfloat16 was content with 2
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+def test_an_attack_that_is_stuck_where_the_precisions_disagree_ends(precision):
+    class Disagreeing(nn.Module):
+        """Two of four features help; then the ranking precision sees the target, float32 does not, and nothing is left."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2, bias=False)
+            with torch.no_grad():
+                self.layer.weight[:] = torch.tensor([[0.0, 0.0, -1.0, -1.0], [0.0, 0.0, 1.0, 1.0]])
+
+        def forward(self, x):
+            z = self.layer(x.flatten(1))
+            return z.float() + torch.tensor([0.0, -4.5 if z.dtype == torch.float32 else -1.5])
+
+    for output in module.OUTPUTS:
+        found = jsma(Disagreeing(), torch.zeros(1, 4), torch.tensor([1]), max_features=4, output=output, precision=precision)
+        assert not found.success.any() and found.status.item() in (Status.NO_VALID_PAIR, Status.ZERO_GRADIENT)
+
+
+@pytest.mark.parametrize("per_step", [1, 2])
+def test_gradients_whose_square_underflows_in_float64_are_still_ranked(per_step):
+    model = Linear([200.0, 190.0, 180.0, 170.0], bias=-600.0)  # softmax of class 1 is e^-600, its square is not in float64
+    arguments = (model, torch.zeros(1, 4), torch.tensor([1]))
+    found = jsma(*arguments, max_features=4, precision="float64", features_per_step=per_step, trace=True)
+    exact = jsma(*arguments, max_features=4, output="log_softmax", features_per_step=per_step, trace=True)
+    assert found.status.tolist() == exact.status.tolist() == [Status.SUCCESS]
+    assert torch.equal(found.trace, exact.trace)
+
+
+def test_logits_that_are_not_finite_are_refused_wherever_they_appear():
+    class Standardising(nn.Module):
+        def forward(self, x):
+            flat = x.flatten(1)
+            return (flat / flat.std(1, keepdim=True))[:, :5]
+
+    x = torch.cat([torch.rand(9, 1, 4, 4), torch.zeros(1, 1, 4, 4)])
+    with pytest.raises(ValueError, match="not finite for some images"):
+        jsma(Standardising(), x, torch.zeros(10, dtype=torch.int64), max_features=2)
+
+
+def test_what_no_attack_touched_is_returned_bit_for_bit():
+    x = torch.rand(4, 1, 8, 8, dtype=torch.float64)
+    found = jsma(small_network(), x, torch.arange(4), max_features=6)
+    assert found.adversarial.dtype == torch.float64
+    assert torch.equal((found.adversarial != x).flatten(1).sum(1), found.features_changed)
 
 
 def test_no_attacks():

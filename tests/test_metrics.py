@@ -74,7 +74,7 @@ def test_reported_values_are_the_papers():
 def attacks(rate, role, temperature, dataset="mnist"):
     success = np.arange(900) < 900 * rate
     return pd.DataFrame({
-        "dataset": dataset, "role": role, "temperature": temperature, "image": np.arange(900) % 100, "success": success,
+        "dataset": dataset, "role": role, "temperature": temperature, "record": f"{dataset}{role}{temperature}", "image": np.arange(900) % 100, "success": success,
         "features_changed": np.where(success, 20, 112), "status": np.where(success, "SUCCESS", "ZERO_GRADIENT"),
     })  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_success_table():
 
 def network(role, temperature, right):
     return {"dataset": "mnist", "role": role, "temperature": temperature, "accuracy": right.mean(), "correct": int(right.sum()),
-            "test_images": len(right), "right_bits": np.packbits(right).tobytes(), "record": "r"}  # fmt: skip
+            "test_images": len(right), "right_bits": np.packbits(right).tobytes(), "record": f"{role}{temperature}"}  # fmt: skip
 
 
 def test_accuracy_table_counts_only_images_on_which_networks_differ():
@@ -109,6 +109,16 @@ def test_accuracy_table_counts_only_images_on_which_networks_differ():
     assert row["ours"] == pytest.approx(-0.5) and row["teacher"] == pytest.approx(99.0)
     assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * 100 * math.sqrt(0.005 * 0.995 / 10_000), rel=1e-3)
     assert row["paper"] == -0.46 and row["verdict"] == comparison.REPRODUCED
+
+
+def test_runs_are_never_mixed_in_silence():
+    one = attacks(0.95, "plain", 1.0)
+    for several in (pd.concat([one.assign(seed=0), one.assign(seed=1)]), pd.concat([one, one.assign(record="other")])):
+        with pytest.raises(ValueError, match="several"):
+            comparison.success_table(several)
+    alone = comparison.accuracy_table(pd.DataFrame([network("student", 20.0, np.ones(100, bool))]))
+    assert alone["verdict"].tolist() == [comparison.NO_PLAIN]
+    assert figures.accuracy(alone[:0]).axes
 
 
 def test_figures_and_texts_show_what_the_tables_hold():

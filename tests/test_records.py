@@ -138,6 +138,8 @@ def test_publishing_leaves_weights_behind_or_takes_them_into_the_zoo(tmp_path, m
     assert records.find(CONFIG, [tmp_path / "results"], weights=True) is None
     with pytest.raises(records.RecordError, match="has no weights here"):
         published.weights()
+    with pytest.raises(records.RecordError, match="another result of this run"):
+        records.publish(write(tmp_path / "elsewhere", value=0.7))
     records.publish(record, weights=True)
     found = records.find(CONFIG, [tmp_path / "results"], weights=True)
     assert torch.equal(found.weights()["w"], torch.ones(3))

@@ -20,6 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from distill.attacks.saliency import Pair, best_of_candidates, best_pair, best_single, candidates, top_two
+
+__all__ = ["JSMAResult", "Pair", "Status", "all_targets", "best_pair", "jsma"]
+
 OUTPUTS = ("softmax", "log_softmax", "logits")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}  # of the weights
 DIRECTIONS = {"increase": 1, "decrease": -1}
@@ -42,14 +46,6 @@ class Status(IntEnum):
     ZERO_GRADIENT = 3
 
 
-class Pair(NamedTuple):
-    """Two features a row and their saliency; ``score`` is 0 where no pair is valid."""
-
-    first: Tensor  # int64 (N,), the lower index
-    second: Tensor  # int64 (N,)
-    score: Tensor  # float64 (N,)
-
-
 @dataclass
 class JSMAResult:
     """What became of N attacks, in the order they were given.
@@ -66,8 +62,8 @@ class JSMAResult:
         int64 (N,), values of `Status`.
     trace : Tensor or None
         int64 (N, max_features): features in the order in which they were changed, then -1; only if asked for.
-        The path of a smaller budget is the beginning of this one, so ``success & (features_changed <= b)`` is
-        the success at any budget b up to ``max_features``.
+        The path of a smaller budget is the beginning of this one, so with float32 passes
+        ``success & (features_changed <= b)`` is the success at any budget b up to ``max_features``.
     """
 
     adversarial: Tensor
@@ -170,8 +166,9 @@ def jsma(
                 todo, fresh = todo[disputed], False
     passes = state.loops * (1 + rank.backward_passes) + state.verdicts
     home = images.device
+    moved = (state.x != start).to(home)  # what no attack touched is returned bit for bit, whatever the types
     return JSMAResult(
-        adversarial=state.x.to(home, images.dtype).reshape(images.shape),
+        adversarial=torch.where(moved, state.x.to(home, images.dtype), images.detach()),
         success=(state.status == Status.SUCCESS).to(home),
         features_changed=state.changed.to(home),
         iterations=(state.changed // features_per_step).to(home),
@@ -202,97 +199,6 @@ def all_targets(predicted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     other = grid != predicted[:, None]
     rows = torch.arange(len(predicted), device=predicted.device)[:, None].expand_as(grid)
     return rows[other], grid[other]
-
-
-# --- the search ------------------------------------------------------------------------------------------
-
-
-def best_pair(alpha: Tensor, beta: Tensor, usable: Tensor) -> Pair:
-    """The pair of features with the largest saliency (arXiv 1511.07528, Algorithm 3), exactly, in O(n log n).
-
-    Over pairs p < q of usable features with a = alpha_p + alpha_q > 0 and b = beta_p + beta_q < 0 it maximises
-    -a * b. A feature that two others dominate (alpha as large and beta as small, ties by index) can always be
-    replaced by one of them, so only features with at most one dominator are paired.
-
-    Parameters
-    ----------
-    alpha, beta : Tensor
-        (N, n): the derivative of the target's output, and the sum of the other classes' derivatives.
-    usable : Tensor
-        bool (N, n): features that may still be changed.
-
-    Returns
-    -------
-    Pair
-        Of equal scores the lowest (first, second). Indices are 0 and 1 where there is no valid pair.
-    """
-    candidate, most = _candidates(alpha, beta, usable)
-    return _best_of_candidates(alpha, beta, candidate, int(most))
-
-
-def _candidates(alpha: Tensor, beta: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
-    """Usable features with at most one dominator, bool (N, n), and the most that any row has."""
-    a = torch.where(usable, alpha, -torch.inf)
-    b = torch.where(usable, beta, torch.inf)
-    b, order = b.sort(dim=1, stable=True)
-    _, by_alpha = a.gather(1, order).sort(dim=1, descending=True, stable=True)
-    order, b = order.gather(1, by_alpha), b.gather(1, by_alpha)  # alpha falls, then beta rises, then the index
-    nothing = torch.full_like(b[:, :1], torch.inf)
-    smallest = torch.cat([nothing, b.cummin(1).values[:, :-1]], 1)  # of those before, who alone can dominate
-    second = torch.cat([nothing, torch.maximum(b, smallest).cummin(1).values[:, :-1]], 1)
-    kept = torch.zeros_like(usable).scatter(1, order, b < second) & usable
-    return kept, kept.sum(1).max()
-
-
-def _best_of_candidates(alpha: Tensor, beta: Tensor, candidate: Tensor, most: int) -> Pair:
-    width = max(2, most)
-    count, features = alpha.shape
-    if features < 2:
-        zero = torch.zeros(count, dtype=torch.int64, device=alpha.device)
-        return Pair(zero, zero + 1, zero.double())
-    index = torch.arange(features, device=alpha.device).expand(count, -1)
-    index = torch.where(candidate, index, features).sort(dim=1).values[:, : min(width, features)]
-    there, index = index < features, index.clamp(max=features - 1)
-    a = torch.where(there, alpha.gather(1, index).double(), -torch.inf)  # sums and products of float32 do not
-    b = torch.where(there, beta.gather(1, index).double(), torch.inf)  # underflow in float64
-    first, second, score = [], [], []
-    for rows in torch.arange(count, device=alpha.device).split(max(1, 2**24 // width**2)):
-        sum_a = a[rows, :, None] + a[rows, None, :]
-        sum_b = b[rows, :, None] + b[rows, None, :]
-        saliency = torch.where((sum_a > 0) & (sum_b < 0), -sum_a * sum_b, 0.0).triu(1).flatten(1)
-        best = saliency.argmax(1)
-        score.append(saliency.gather(1, best[:, None])[:, 0])
-        first.append(torch.div(best, index.shape[1], rounding_mode="floor"))
-        second.append(best % index.shape[1])
-    found = torch.cat(score)
-    p = index.gather(1, torch.cat(first)[:, None])[:, 0]
-    q = index.gather(1, torch.cat(second)[:, None])[:, 0]
-    return Pair(torch.where(found > 0, p, 0), torch.where(found > 0, q, 1), found)
-
-
-def top_two(alpha: Tensor, usable: Tensor) -> Pair:
-    """`best_pair` where beta = -alpha, as for softmax outputs, which sum to 1: the two largest derivatives."""
-    a = torch.where(usable, alpha, -torch.inf)
-    largest, p = a.max(1)
-    runner_up, q = a.scatter(1, p[:, None], -torch.inf).max(1)
-    total = largest.double() + runner_up.double()
-    valid = total > 0
-    low, high = torch.minimum(p, q), torch.maximum(p, q)
-    return Pair(torch.where(valid, low, 0), torch.where(valid, high, 1), torch.where(valid, total.square(), 0.0))
-
-
-def best_single(alpha: Tensor, beta: Tensor | None, usable: Tensor) -> tuple[Tensor, Tensor]:
-    """The feature with alpha > 0, beta < 0 and the largest -alpha * beta; ``beta`` None stands for -alpha.
-
-    Returns
-    -------
-    feature, score : Tensor
-        int64 (N,) and float64 (N,); the lowest index of equal scores, and score 0 where no feature is valid.
-    """
-    a = alpha.double()
-    b = -a if beta is None else beta.double()
-    score, feature = torch.where(usable & (a > 0) & (b < 0), -a * b, 0.0).max(1)
-    return feature, score
 
 
 # --- the loop --------------------------------------------------------------------------------------------
@@ -397,7 +303,7 @@ def _run_queue(rank: _Ranker, rule: _Rule, state: _State, todo: Tensor, targets:
         chosen, going, dead = decision.chosen, ~decision.stop, batch.dead
         if chosen is None:
             assert beta is not None and decision.candidate is not None
-            pair = _best_of_candidates(alpha, beta, decision.candidate, most)
+            pair = best_of_candidates(alpha, beta, decision.candidate, most)
             stuck = (pair.score <= 0) & going
             dead = torch.where(stuck, _stuck_status(alpha, beta, decision.usable), dead)
             chosen, going = torch.stack([pair.first, pair.second], 1), going & ~stuck
@@ -429,7 +335,7 @@ def _decide(rule: _Rule, batch: _Batch, predicted: Tensor, alpha: Tensor, beta: 
     chosen, candidate = None, None
     most = torch.zeros((), dtype=torch.int64, device=x.device)
     if beta is not None and rule.per_step == 2:
-        candidate, most = _candidates(alpha, beta, usable)
+        candidate, most = candidates(alpha, beta, usable)
         stuck, why = batch.dead >= 0, batch.dead
     else:
         if rule.per_step == 1:
@@ -459,7 +365,7 @@ def _step(rule: _Rule, batch: _Batch, chosen: Tensor, going: Tensor) -> _Batch:
         place = (batch.changed[:, None] + torch.arange(rule.per_step, device=x.device)).clamp(max=trace.shape[1] - 1)
         trace = trace.scatter(1, place, torch.where(going[:, None], chosen, trace.gather(1, place)))
     return batch._replace(x=x, trace=trace, changed=batch.changed + rule.per_step * going, loops=batch.loops + 1,
-                          trusted=torch.ones_like(batch.trusted))  # fmt: skip
+                          trusted=batch.trusted | going)  # fmt: skip
 
 
 def _read_sizes(sizes: Tensor) -> list[int]:
@@ -470,7 +376,13 @@ def _read_sizes(sizes: Tensor) -> list[int]:
 @torch.no_grad()
 def _verdict(judge: nn.Module, x: Tensor, targets: Tensor, size: int) -> Tensor:
     """Whether the model, in float32, gives each image its target class."""
-    return torch.cat([judge(part.float()).argmax(1) for part in x.split(size)]) == targets
+    classes = []
+    for part in x.split(size):
+        logits = judge(part.float())
+        if not bool(logits.isfinite().all()):
+            raise ValueError("the model's logits are not finite for some images; allowed is a model with finite logits")
+        classes.append(logits.argmax(1))
+    return torch.cat(classes) == targets
 
 
 def automatic_batch_size(rank: _Ranker, image: Tensor, target: Tensor) -> int:
