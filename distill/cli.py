@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -27,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = parser().parse_args([a for a in arguments if a != "--debug"])
+        if getattr(options, "store", None) == "":
+            raise Usage("--store is empty; allowed is a folder")
         return options.command(options)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("distill: interrupted; finished runs and epochs are kept", file=sys.stderr)
         return 1
@@ -43,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser, from which the documentation's page is made."""
     top = _Parser(prog="distill", description="Replication of defensive distillation: data, runs and records.",
                   epilog="Exit codes: 0 done, 1 failed, 2 wrong usage. --debug shows a traceback.")  # fmt: skip
+    top.add_argument("--version", action="version", version=f"distill {importlib.metadata.version('distill-replication')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     fetch = commands.add_parser("data", help="fetch and verify data sets, and say where each came from")
@@ -146,13 +155,22 @@ def _run(options: argparse.Namespace) -> int:
         options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet and sys.stderr.isatty()
     )
     failures = experiments.ensure(runs, context)
-    done = [record for config in runs if (record := records.find(config, context.look_in)) is not None]
+    done = [record for config in runs if (record := _readable(config, context.look_in)) is not None]
     for record in done if options.publish else []:
         records.publish(record, weights=options.profile == "paper")
-    print(f"{len(done)} of {len(runs)} runs are recorded" + (f", published in {records.PUBLISHED}" if options.publish else ""))
+    published = f", {len(done)} published in {records.PUBLISHED}" if options.publish else ""
+    print(f"{len(done)} of {len(runs)} runs are recorded{published}")
     for failure in failures:
         print(f"distill: failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _readable(config: dict, stores: list[Path]) -> records.Record | None:
+    """The record of a run, or nothing where it is missing or damaged (which `ensure` has reported)."""
+    try:
+        return records.find(config, stores)
+    except records.RecordError:
+        return None
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -271,7 +271,7 @@ def dataset(name: str) -> DataSet:
         return DATASETS[name]
     if os.sep in name or name == ".":
         if Path(name).is_dir():
-            return DataSet(name, "mnist", 1.0, _PLAIN, (), ())
+            return DataSet(str(Path(name).resolve()), "mnist", 1.0, _PLAIN, (), ())
         raise ValueError(f"data set {name!r} is not a folder")
     raise ValueError(f"unknown data set {name!r}: known are {', '.join(DATASETS)}, or the path of a folder of IDX files")
 
@@ -307,6 +307,8 @@ def load(name: str, *, train: bool, root: str | Path | None = None) -> Images:
     pixels, labels = (decode_idx(_read(path), str(path)) for path in paths[start : start + 2])
     if spec.architecture == "mnist" and pixels.shape[1:] != (28, 28):
         raise DataError(f"{paths[start]} holds images of shape {pixels.shape[1:]}; allowed is (28, 28)")
+    if not len(pixels):
+        raise DataError(f"{paths[start]} holds no images")
     if labels.shape != pixels.shape[:1] or labels.max(initial=0) > 9:
         raise DataError(f"{paths[start + 1]} must hold one label from 0 to 9 for each of {len(pixels)} images")
     x = _standardised(pixels, paths[0], train) if spec.standardise else torch.from_numpy(pixels / np.float32(255))

@@ -125,10 +125,11 @@ def plan(
     """
     chosen = profile(profile_name)
     spec = data.dataset(dataset)
+    dataset = spec.name  # a folder by its full path, however it was named
+    same_shape = [t for name, t in chosen.temperatures.items() if data.dataset(name).architecture == spec.architecture]
+    if not same_shape:
+        raise ValueError(f"the profile {profile_name} has no data set of {dataset}'s shape: it has {', '.join(chosen.temperatures)}")
     if temperatures is None:
-        same_shape = [t for name, t in chosen.temperatures.items() if data.dataset(name).architecture == spec.architecture]
-        if not same_shape:
-            raise ValueError(f"the profile {profile_name} has no data set of {dataset}'s shape: it has {', '.join(chosen.temperatures)}")
         temperatures = chosen.temperatures.get(dataset, same_shape[0])
     for stage in stages:
         if stage not in STAGES:
@@ -207,15 +208,20 @@ def ensure(runs: Sequence[Config], context: Context) -> list[str]:
     list of str
         A line for each run that failed; the others were done nevertheless.
     """
-    missing = [run for run in runs if records.find(run, context.look_in) is None]
+    failures, missing = [], []
+    for config in runs:
+        try:
+            missing += [config] if records.find(config, context.look_in) is None else []
+        except records.RecordError as error:  # a damaged record: the others are done nevertheless
+            failures.append(str(error))
+            context.say(f"failed: {error}")
     if missing:
         context.say(f"{len(missing)} of {len(runs)} runs are missing and go to {context.store}")
-    failures = []
     for number, config in enumerate(missing, 1):
         started = time.perf_counter()
         try:
             record = run(config, context)
-        except (RunError, training.TrainingError, data.DataError, ValueError) as error:
+        except (RunError, training.TrainingError, data.DataError, records.RecordError, ValueError) as error:
             failures.append(f"{records.key(config)}: {error}")
             context.say(f"[{number}/{len(missing)}] failed: {failures[-1]}")
             continue
@@ -229,6 +235,8 @@ def run(config: Config, context: Context) -> records.Record:
     with records.claim(context.store, config) as work:
         found = records.find(config, context.look_in)
         if found is None:
+            if (work / "checkpoint.safetensors").exists():
+                context.say(f"{records.key(config)}: going on from its last finished epoch")
             found = {"model": _train, "attack": _attack}[config["kind"]](config, context, work)
         shutil.rmtree(work, ignore_errors=True)
     return found
@@ -402,7 +410,11 @@ def zoo(
         raise ValueError(f"role is {role!r}; allowed are student, teacher")
     config = next(run for run in runs if run["role"] == wanted)
     if records.find(config, records.stores(store), weights=True) is None:
-        raise RunError(f"there are no weights of {records.key(config)}: distill run --profile {profile} --dataset {dataset} trains it")
+        temperatures = "none" if wanted == "plain" else f"{config['temperature']:g}"
+        raise RunError(
+            f"there are no weights of {records.key(config)}; distill run --profile {profile} --dataset {dataset} --temperatures {temperatures} "
+            f"--seeds {seed} --stages train --store FOLDER trains it, and store=FOLDER finds it"
+        )
     return load_model(config, Context.new(store)).model
 
 

@@ -37,6 +37,7 @@ KINDS = ("model", "attack", "sensitivity", "benchmark")
 PUBLISHED = Path(__file__).resolve().parent.parent / "results"
 ZOO = PUBLISHED.parent / "zoo"  # weights of published networks, one file each
 WEIGHTS = "weights.safetensors"
+RECORD_NAME = re.compile(r"^[^.].*-[0-9a-f]{12}$")
 FILES = ("table.parquet", WEIGHTS)
 
 
@@ -122,6 +123,9 @@ def read(path: Path) -> Record:
             raise RecordError(
                 f"{path} has the schema {info.get('schema') if isinstance(info, dict) else None}; this version reads {SCHEMA}"
             )
+        missing = {"config", "columns", "provenance", "sha256"} - set(info)
+        if missing or "table.parquet" not in info["sha256"]:
+            raise RecordError(f"{path} is not a record: record.json lacks {', '.join(sorted(missing)) or 'the hash of table.parquet'}")
         if key(info["config"]) != path.name:
             raise RecordError(f"{path} does not hold the configuration that its name says")
         for name, expected in info["sha256"].items():
@@ -130,7 +134,8 @@ def read(path: Path) -> Record:
             if name == WEIGHTS and not (path / name).exists():
                 continue  # published records have them in the zoo or leave them out
             if _sha256(path / name) != expected:
-                raise RecordError(f"{path / name} is torn or altered: its SHA-256 is not the one in record.json")
+                raise RecordError(f"{path / name} is torn or altered: its SHA-256 is not the one in record.json; "
+                                  "remove the folder to compute the run anew")  # fmt: skip
     except FileNotFoundError as error:
         raise RecordError(f"{path} is torn: {Path(error.filename).name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -297,7 +302,7 @@ def all_records(store: str | os.PathLike | None = None) -> list[Record]:
     found: dict[str, Record] = {}
     for folder in stores(store):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.is_dir() and not path.name.startswith(".") and path.name not in found:
+            if RECORD_NAME.search(path.name) and path.is_dir() and path.name not in found:
                 found[path.name] = read(path)
     return list(found.values())
 

@@ -57,6 +57,9 @@ def test_folders_that_do_not_fit(tmp_path):
     idx_folder(tmp_path, np.zeros((3, 28, 28), np.uint8), np.full(3, 10, np.uint8))
     with pytest.raises(data.DataError, match="one label from 0 to 9"):
         data.load(name, train=True)
+    idx_folder(tmp_path, np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.uint8))
+    with pytest.raises(data.DataError, match="holds no images"):
+        data.load(name, train=True)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"not an idx file")
     with pytest.raises(data.DataError, match="is not an IDX file"):
         data.load(name, train=True)

@@ -167,6 +167,7 @@ def test_command_line(context, tmp_path, capsys):
         ("run --profile smoke --seeds -1", "allowed are integers"),
         ("run --profile smoke --stages fly", "allowed are train, attack"),
         ("run --profile smoke --precision half", "allowed are auto, float32, bfloat16"),
+        ("run --profile smoke --dataset cifar10 --temperatures none", "no data set of cifar10's shape"),
         ("run --profile smoke --threads 0", "above 0"),
         ("run --profile smoke --device tpu", "allowed are cpu"),
         ("status --profile papper", "allowed are smoke, quick, paper"),
@@ -188,11 +189,14 @@ def test_failures_are_one_line_and_exit_code_1(context, tmp_path, capsys):
     path = context.store / records.key(run)
     path.mkdir(parents=True)
     (path / "record.json").write_text(json.dumps({"schema": 1}))
-    assert cli.main(["run", "--profile", "smoke", "--temperatures", "none", "--quiet"]) == 1
-    err = capsys.readouterr().err
-    assert "is not a record" in err and err.count("\n") == 1
+    assert cli.main(["run", "--profile", "smoke", "--temperatures", "none", "--stages", "train", "--quiet"]) == 1
+    captured = capsys.readouterr()
+    assert "is not a record" in captured.err and captured.err.count("\n") == 1
+    assert "0 of 1 runs are recorded" in captured.out
+    assert cli.main(["status", "--profile", "smoke"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(records.RecordError):
-        cli.main(["run", "--profile", "smoke", "--temperatures", "none", "--quiet", "--debug"])
+        cli.main(["status", "--profile", "smoke", "--debug"])
 
 
 def test_temperatures():

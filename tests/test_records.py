@@ -50,7 +50,9 @@ def test_a_changed_parameter_is_a_new_run(tmp_path):
         (lambda p: (p / "record.json").write_text("[]"), "this version reads 1"),
         (lambda p: edit(p, schema=7), "has the schema 7"),
         (lambda p: edit(p, config=CONFIG | {"seed": 4}), "does not hold the configuration"),
-        (lambda p: edit(p, sha256={"../../x": "00"}), "unknown file"),
+        (lambda p: edit(p, sha256={"table.parquet": "00", "../../x": "00"}), "torn or altered|unknown file"),
+        (lambda p: edit(p, sha256={}), "lacks the hash of table.parquet"),
+        (lambda p: drop(p, "provenance"), "lacks provenance"),
     ],
 )
 def test_torn_and_foreign_records_are_refused(tmp_path, damage, message):
@@ -65,6 +67,18 @@ def test_torn_and_foreign_records_are_refused(tmp_path, damage, message):
 def edit(path, **changes):
     info = json.loads((path / "record.json").read_text())
     (path / "record.json").write_text(json.dumps(info | changes))
+
+
+def drop(path, name):
+    info = json.loads((path / "record.json").read_text())
+    info.pop(name)
+    (path / "record.json").write_text(json.dumps(info))
+
+
+def test_folders_that_are_no_records_are_left_alone(tmp_path):
+    write(tmp_path)
+    (tmp_path / "notes").mkdir()
+    assert len(records.load(store=tmp_path)) == 1
 
 
 def test_a_record_under_another_key_is_foreign(tmp_path):
