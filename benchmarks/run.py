@@ -37,8 +37,8 @@ def peers_python() -> str:
     return str(python)
 
 
-def run(part: str, store: Path) -> list[str]:
-    """Run one benchmark, write its tables as records, and return the lines it printed."""
+def run(part: str, store: Path) -> None:
+    """Run one benchmark, print what it says and write its tables as records."""
     command = [peers_python() if part == "peers" else sys.executable, str(HERE / f"{part}.py")]
     command += ["--store", str(store)] if part == "peers" else []
     started = time.perf_counter()
@@ -56,11 +56,10 @@ def run(part: str, store: Path) -> list[str]:
                   "finished": stamp}  # fmt: skip
         record = records.write(
             store, config, pd.DataFrame(result[table]),
-            columns={"dataset_": "all", "profile": "bench", "role": config["role"], "finished": stamp},
+            columns={"profile": "bench", "role": config["role"], "finished": stamp},
             provenance={"wall_seconds": time.perf_counter() - started, "device": "cpu", "dtype": "float32"},
         )  # fmt: skip
         print(f"recorded as {record.path}")
-    return lines
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import distill
 from distill import data, experiments, records, training
 
 ERRORS = (data.DataError, experiments.RunError, records.RecordError, training.TrainingError, OSError)
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser, from which the documentation's page is made."""
     top = _Parser(prog="distill", description="Replication of defensive distillation: data, runs and records.",
                   epilog="Exit codes: 0 done, 1 failed, 2 wrong usage. --debug shows a traceback.")  # fmt: skip
-    top.add_argument("--version", action="version", version=f"distill {importlib.metadata.version('distill-replication')}")
+    top.add_argument("--version", action="version", version=f"distill {distill.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     fetch = commands.add_parser("data", help="fetch and verify data sets, and say where each came from")

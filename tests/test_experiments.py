@@ -1,6 +1,7 @@
 """Plans, runs and the command line."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -205,3 +206,15 @@ def test_temperatures():
     assert experiments.listed(20) == [20] and experiments.parse_temperatures([20, "20", "none", "none"]) == [20.0, "none"]
     with pytest.raises(ValueError, match="is no list"):
         experiments.listed("[1, ")
+
+
+def test_version_needs_no_installed_package(capsys, monkeypatch):
+    import importlib.metadata
+
+    def not_installed(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and re.fullmatch(r"distill \d+\.\d+\.\d+\n", capsys.readouterr().out)
