@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -20,9 +23,14 @@ from distill import data, experiments, jsma, records
 from distill.attacks.jsma import Status, all_targets
 
 BUDGET = experiments.MAX_FEATURES
+IMAGES = {"mnist": 112, "cifar10": 28}  # nine attacks each
+FEW = 9  # attacks for those that take one image at a time
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 
 
-def ours(precision: str) -> Callable[[nn.Module, Tensor, Tensor, float], Tensor]:
+def ours(precision: str) -> Attack:
     """Our attack on the softmax output."""
 
     def run(model: nn.Module, x: Tensor, targets: Tensor, value: float) -> Tensor:
@@ -44,20 +52,35 @@ def art(model: nn.Module, x: Tensor, targets: Tensor, value: float) -> Tensor:
         input_shape=tuple(x.shape[1:]),
         nb_classes=10,
         clip_values=(low, value),
-        device_type="cpu",
+        device_type="gpu" if x.is_cuda else "cpu",
     )
     # It goes on while the changed share is at most gamma, so this gamma allows BUDGET features and not more.
     attack = SaliencyMapMethod(classifier, theta=value - low, gamma=(BUDGET - 1) / x[0].numel(), batch_size=256, verbose=False)
-    return torch.from_numpy(attack.generate(x.numpy(), F.one_hot(targets, 10).numpy()))
+    found = attack.generate(x.cpu().numpy(), F.one_hot(targets, 10).cpu().numpy())
+    return torch.from_numpy(found).to(x.device)
+
+
+class Rescaled(nn.Module):
+    """A network for images in [0, 1], which it moves to the range that the inner one expects."""
+
+    def __init__(self, inner: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        self.inner, self.low, self.high = inner, low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.low + (self.high - self.low) * x)
 
 
 def torchattacks(model: nn.Module, x: Tensor, targets: Tensor, value: float) -> Tensor:
-    """torchattacks: one image at a time, n x n matrices; it knows images in [0, 1] only."""
+    """torchattacks: one image at a time, n x n matrices; it knows images in [0, 1] only, so they are moved there."""
     import torchattacks as library
 
-    attack = library.JSMA(model, theta=1.0, gamma=BUDGET / x[0].numel())
+    low = float(x.min())
+    attack = library.JSMA(Rescaled(model, low, value).eval(), theta=1.0, gamma=BUDGET / x[0].numel())
     attack.set_mode_targeted_by_label(quiet=True)
-    return attack(x, targets)
+    start = (x - low) / (value - low)
+    found = attack(start, targets)
+    return torch.where(found == start, x, low + (value - low) * found)  # what it left alone is as it was
 
 
 def dense(model: nn.Module, x: Tensor, targets: Tensor, value: float) -> Tensor:
@@ -86,26 +109,62 @@ def dense(model: nn.Module, x: Tensor, targets: Tensor, value: float) -> Tensor:
     return out
 
 
-def measure(name: str, store: str, images: int, few: int, rounds: int) -> list[dict]:
-    """Rows of seconds, success and ratio; slow peers on ``few`` attacks, beside our time for the same few."""
-    context = experiments.Context.new(store)
+CONTESTANTS: dict[str, Attack] = {"distill, float32": ours("float32"), "distill, bfloat16 ranking": ours("bfloat16"), "ART 1.20": art}
+ONE_BY_ONE: dict[str, Attack] = {"distill, float32": ours("float32"), "dense reference": dense, "torchattacks 3.5": torchattacks}
+
+
+def problem(name: str, store: str, images: int, device: str) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """The undefended network of the profile quick, the attacked images, one an attack, their targets and the value."""
     config = experiments.plan("quick", name, ["none"], stages=["train"])[0]
-    model = experiments.load_model(config, context).model
+    model = experiments.load_model(config, experiments.Context.new(store)).model
     test, value = data.load(name, train=False), data.dataset(name).value
-    drawn = torch.from_numpy(experiments.drawn_images(len(test.y), images))
-    x = test.x[drawn]
+    x = test.x[torch.from_numpy(experiments.drawn_images(len(test.y), images))]
     if name == "cifar10":  # the peers move features beyond the value down to it; ours leaves them. Same start for all.
         x = x.clamp(max=value)
     rows, targets = all_targets(model(x).argmax(1).detach(), 10)
-    attacks = x[rows]
-    contestants = {"distill, float32": ours("float32"), "distill, bfloat16 ranking": ours("bfloat16"), "ART 1.20": art}
-    found = compare(model, attacks, targets, value, contestants, rounds, name)
-    slow: dict[str, Callable] = {"distill, float32": ours("float32"), "dense reference": dense}
-    if name == "mnist":
-        slow["torchattacks 3.5"] = torchattacks
-    step = max(1, len(attacks) // few)
-    found += compare(model, attacks[::step][:few], targets[::step][:few], value, slow, 1, name)
+    return model.to(device), x[rows].to(device), targets.to(device), value
+
+
+def measure(name: str, store: str, rounds: int, device: str) -> list[dict]:
+    """Rows of seconds, success, memory and ratio; one-by-one peers on `FEW` attacks, beside our time for the same few."""
+    model, x, targets, value = problem(name, store, IMAGES[name], device)
+    found = compare(model, x, targets, value, CONTESTANTS, rounds, name)
+    step = max(1, len(x) // FEW)
+    found += compare(model, x[::step][:FEW], targets[::step][:FEW], value, ONE_BY_ONE, 1, name)
+    for row in found:
+        command = [sys.executable, __file__, "--store", store, "--memory", name, row["what"], device]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        row["extra_megabytes"] = float(done.stdout.split()[-1])
     return found
+
+
+def memory(name: str, store: str, what: str, device: str) -> float:
+    """MB by which nine attacks raise the peak of a process of their own, which has run the network on them before."""
+    model, x, targets, value = problem(name, store, 1, device)
+    leaf = x.clone().requires_grad_()
+    torch.autograd.grad(model(leaf).sum(), leaf)
+    attack = {**CONTESTANTS, **ONE_BY_ONE}[what]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        attack(model, x, targets, value)
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    scale = 1e6 if sys.platform == "darwin" else 1e3
+    try:  # importing a library is no memory of its attack
+        import art  # noqa: F401
+        import torchattacks  # noqa: F401
+    except ImportError:
+        pass
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    attack(model, x, targets, value)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / scale
+
+
+def clock(device: torch.device) -> float:
+    """The time, once the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def compare(model, x, targets, value, contestants, rounds, name) -> list[dict]:
@@ -116,67 +175,88 @@ def compare(model, x, targets, value, contestants, rounds, name) -> list[dict]:
         attack(model, x[:2], targets[:2], value)
     for _ in range(rounds):
         for label, attack in contestants.items():
-            started = time.perf_counter()
+            started = clock(x.device)
             out = attack(model, x, targets, value)
-            times[label].append(time.perf_counter() - started)
+            times[label].append(clock(x.device) - started)
             with torch.no_grad():
                 reached = torch.cat([model(part).argmax(1) for part in out.split(500)]) == targets
             changed = (out != x).flatten(1).sum(1)
             success[label] = (reached & (changed <= BUDGET)).float().mean().item()
     first = next(iter(contestants))
     return [
-        {"dataset": name, "what": label, "attacks": len(x), "seconds": float(np.median(seconds)), "success": success[label],
+        {"dataset": name, "device": x.device.type, "what": label, "attacks": len(x), "seconds": float(np.median(seconds)), "success": success[label],
          "ratio": float(np.median([s / o for s, o in zip(seconds, times[first], strict=True)]))}
         for label, seconds in times.items()
     ]  # fmt: skip
 
 
-def overhead(name: str, store: str, images: int) -> dict:
-    """Total time of the attack over the time of the passes it counted, measured alone at the same batch size."""
-    context = experiments.Context.new(store)
-    model = experiments.load_model(experiments.plan("quick", name, ["none"], stages=["train"])[0], context).model
-    test, value = data.load(name, train=False), data.dataset(name).value
-    x = test.x[torch.from_numpy(experiments.drawn_images(len(test.y), images))]
-    rows, targets = all_targets(model(x).argmax(1).detach(), 10)
+def overhead(name: str, store: str, device: str) -> dict:
+    """Total time of 1,008 attacks over the time of the passes they counted, measured alone in full batches."""
+    model, x, targets, value = problem(name, store, 112, device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    started = time.perf_counter()
-    found = jsma(model, x[rows], targets, max_features=BUDGET, value=value, batch_size=256)
-    total = time.perf_counter() - started
-    pairs = (found.passes - 1).sum().item() / 2
-    batch, target = x[rows][:256].clone(), targets[:256]
-    seconds, repeats = 0.0, 8
-    for number in range(repeats + 1):
-        started = time.perf_counter()
+    size = 256
+    batch, target = x[:size], targets[:size]
+    both, single = [], []
+
+    def pair() -> None:
         leaf = batch.detach().requires_grad_()
         torch.autograd.grad(F.softmax(model(leaf), 1).gather(1, target[:, None]).sum(), leaf)
-        seconds += (time.perf_counter() - started) * (number > 0)
-    passes = pairs * seconds / repeats / len(batch)
-    return {"dataset": name, "attacks": len(targets), "seconds": total, "passes_seconds": passes, "ratio": total / passes,
-            "success": found.success.float().mean().item(),
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(batch)
+
+    def time_passes(repeats: int) -> None:
+        for times, passes in ((both, pair), (single, forward)):
+            for _ in range(repeats):
+                started = clock(x.device)
+                passes()
+                times.append(clock(x.device) - started)
+
+    jsma(model, batch, target, max_features=4, value=value, batch_size=size)  # warm
+    time_passes(2)
+    both.clear(), single.clear()
+    time_passes(6)  # before and after, so that a drift of the machine's speed falls on both sides
+    started = clock(x.device)
+    found = jsma(model, x, targets, max_features=BUDGET, value=value, batch_size=size)
+    total = clock(x.device) - started
+    time_passes(6)
+    verdicts = len(x)  # one forward pass judges each attack at its end
+    pairs = (found.passes.sum().item() - verdicts) / 2
+    passes = (pairs * np.mean(both) + verdicts * np.mean(single)) / size
+    return {"dataset": name, "device": device, "attacks": len(x), "seconds": total, "passes_seconds": float(passes), "ratio": float(total / passes),
+            "success": found.success.float().mean().item(), "passes": int(found.passes.sum()),
             "zero_gradient": (found.status == Status.ZERO_GRADIENT).float().mean().item()}  # fmt: skip
 
 
 def main() -> None:
     """Run as a script."""
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--store", required=True)
-    options.add_argument("--images", type=int, default=28, help="nine attacks each")
-    options.add_argument("--few", type=int, default=9, help="attacks for peers that take one image at a time")
     options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--memory", nargs=3, metavar=("DATASET", "ATTACK", "DEVICE"))
     chosen = options.parse_args()
     warnings.filterwarnings("ignore")
+    if chosen.memory:
+        name, what, device = chosen.memory
+        print(memory(name, chosen.store, what, device))
+        return
     experiments.keep_freed_memory()
     rows, overheads = [], []
-    for name in ("mnist", "cifar10"):
-        rows += measure(name, chosen.store, chosen.images, chosen.few, chosen.rounds)
-        overheads.append(overhead(name, chosen.store, 2 * chosen.images))
+    for device in DEVICES:
+        for name in IMAGES:
+            overheads.append(overhead(name, chosen.store, device))
+            rows += measure(name, chosen.store, chosen.rounds, device)
     for row in rows:
         print(
-            f"{row['dataset']:8} {row['what']:28} {row['attacks']:5} attacks {row['seconds']:8.2f} s  success {row['success']:6.1%}  time / ours {row['ratio']:.2f}"
+            f"{row['dataset']:8} {row['device']:5} {row['what']:28} {row['attacks']:5} attacks {row['seconds']:8.2f} s  success {row['success']:6.1%}"
+            f"  time / ours {row['ratio']:6.2f}  {row['extra_megabytes']:6.0f} MB beyond the network's own"
         )
     for row in overheads:
-        print(f"{row['dataset']:8} total {row['seconds']:.2f} s = {row['ratio']:.3f} x its passes ({row['attacks']} attacks)")
+        print(
+            f"{row['dataset']:8} {row['device']:5} total {row['seconds']:.2f} s = {row['ratio']:.3f} x its passes ({row['attacks']} attacks)"
+        )
     print(json.dumps({"rows": rows, "overheads": overheads, "environment": records.environment()}))
 
 

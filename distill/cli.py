@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -64,11 +65,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dataset", default=None, help="one or more, separated by commas; default: the profile's")
     run.add_argument("--temperatures", default=None, help="such as none,1,20; default: the profile's")
     run.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
-    run.add_argument("--stages", default=",".join(experiments.STAGES), help=f"default: {','.join(experiments.STAGES)}")
+    run.add_argument("--stages", default="train,attack", help=f"of {', '.join(experiments.STAGES)} (default: train,attack)")
     run.add_argument("--precision", default="auto", help=f"of trainings: {', '.join(experiments.PRECISIONS)} (default: auto)")
     run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice)")
-    run.add_argument("--publish", action="store_true", help="also copy the finished records into results/")
+    run.add_argument(
+        "--publish",
+        action="store_true",
+        help="also copy each finished record into results/, and the weights of the profile paper into zoo/",
+    )
     run.add_argument("--quiet", action="store_true", help="no progress bars (there are none where the output is not a terminal)")
     _store(run)
     _data_root(run)
@@ -78,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--profile", default=None, help="default: all")
     status.add_argument("--dataset", default=None, help="default: the profile's")
     status.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
+    status.add_argument("--temperatures", default=None, help="such as none,1,20; default: the profile's")
+    status.add_argument("--stages", default="train,attack", help=f"of {', '.join(experiments.STAGES)} (default: train,attack)")
     status.add_argument("--precision", default="auto", help="of trainings, as it was asked for (default: auto)")
     _store(status)
     status.set_defaults(command=_status)
@@ -139,7 +146,7 @@ def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | N
             dataset,
             temperatures,
             seeds=_seeds(options.seeds),
-            stages=stages or experiments.STAGES,
+            stages=stages or ["train", "attack"],
             precision=options.precision,
         )
     ]
@@ -152,8 +159,9 @@ def _run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     runs = _plan(options, options.profile, _list(options.temperatures), _list(options.stages))
     context = experiments.Context.new(
-        options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet and sys.stderr.isatty()
-    )
+        options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet and sys.stderr.isatty(),
+        publish=functools.partial(records.publish, weights=options.profile == "paper") if options.publish else None,
+    )  # fmt: skip
     failures = experiments.ensure(runs, context)
     done = [record for config in runs if (record := _readable(config, context.look_in)) is not None]
     for record in done if options.publish else []:
@@ -179,14 +187,15 @@ def _status(options: argparse.Namespace) -> int:
     store = look_in[-1]
     speed = _speeds(options.store)
     for name in profiles:
-        runs = _plan(options, name)
+        runs = _plan(options, name, _list(options.temperatures), _list(options.stages))
         missing = [config for config in runs if records.find(config, look_in) is None]
         active = [config for config in missing if records.running(store, config)]
         print(
             f"{name}: {len(runs) - len(missing)} of {len(runs)} runs recorded, {len(active)} running, {len(missing) - len(active)} missing"
         )
         for config in missing:
-            print(f"  {'running' if config in active else 'missing'}  {records.key(config)}")
+            begun = ", begun" if records.begun(store, config) else ""
+            print(f"  {'running' if config in active else 'missing' + begun}  {records.key(config)}")
         if missing:
             costs = [speed.get((config["dataset"], config["kind"])) for config in missing]
             known = [cost * _size(config) for cost, config in zip(costs, missing, strict=True) if cost is not None]
@@ -206,7 +215,7 @@ def _profiles_for(datasets: list[str] | None) -> list[str]:
 
 def _size(config: dict) -> float:
     """Epochs of a training, images of an attack: what its time is proportional to."""
-    return config["recipe"]["epochs"] if config["kind"] == "model" else config["images"]
+    return config["recipe"]["epochs"] if config["kind"] == "model" else config.get("images", 1000)
 
 
 def _speeds(store: str | None) -> dict[tuple[str, str], float]:
@@ -214,7 +223,7 @@ def _speeds(store: str | None) -> dict[tuple[str, str], float]:
     seconds: dict[tuple[str, str], list[float]] = {}
     for record in records.all_records(store):
         config = record.config
-        if config["kind"] not in ("model", "attack"):
+        if config["kind"] == "benchmark":
             continue
         seconds.setdefault((config["dataset"], config["kind"]), []).append(record.info["provenance"]["wall_seconds"] / _size(config))
     return {group: sum(values) / len(values) for group, values in seconds.items()}

@@ -82,12 +82,12 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a data set and temperature: ``dataset``, ``temperature``, ``paper``, ``paper_low``, ``paper_high``,
+        A row a profile, data set and temperature: ``profile``, ``dataset``, ``temperature``, ``paper``, ``paper_low``, ``paper_high``,
         ``ours``, ``low``, ``high``, ``attacks``, ``images``, ``features`` (mean of the successful), ``verdict``.
     """
     _one_of_each(attacks, "attacks")
     rows = []
-    for dataset, of_dataset in attacks.groupby("dataset", sort=False):
+    for (run_profile, dataset), of_dataset in attacks.groupby(["profile", "dataset"], sort=False):
         said = reported("fig7", str(dataset))
         groups = {label(role, t): group for (role, t), group in of_dataset.groupby(["role", "temperature"])}
         rates = {name: _percent(metrics.success_rate(group)) for name, group in groups.items()}
@@ -98,7 +98,7 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
             change = _difference(rates.get("none"), ours) if name != "none" else None
             won = groups[name][groups[name]["success"]]
             rows.append({
-                "dataset": dataset, "temperature": name, **_both(paper, ours), "attacks": ours.n, "images": ours.clusters,
+                "profile": run_profile, "dataset": dataset, "temperature": name, **_both(paper, ours), "attacks": ours.n, "images": ours.clusters,
                 "features": won["features_changed"].mean() if len(won) else math.nan,
                 "verdict": verdict(paper, ours, paper_change=said[name] - said["none"], our_change=change) if paper else NOTHING,
             })  # fmt: skip
@@ -116,13 +116,13 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a data set and student: ``dataset``, ``temperature``, ``accuracy``, ``accuracy_low``, ``accuracy_high``,
+        A row a profile, data set and student: ``profile``, ``dataset``, ``temperature``, ``accuracy``, ``accuracy_low``, ``accuracy_high``,
         ``teacher`` (its accuracy), ``images``, and of the change against the plain network in points ``paper``,
         ``paper_low``, ``paper_high``, ``ours``, ``low``, ``high``, ``verdict``; the plain network's row has no change.
     """
     _one_of_each(networks, "networks")
     rows = []
-    for dataset, of_dataset in networks.groupby("dataset", sort=False):
+    for (run_profile, dataset), of_dataset in networks.groupby(["profile", "dataset"], sort=False):
         said = reported("fig8", str(dataset))
         plain = of_dataset[of_dataset["role"] == "plain"]
         teachers = of_dataset[of_dataset["role"] == "teacher"].set_index("temperature")["accuracy"]
@@ -130,7 +130,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
         for name in _in_order(shown):
             network = shown[name]
             share = _percent(metrics.accuracy(network["correct"], network["test_images"]))
-            row = {"dataset": dataset, "temperature": name, "accuracy": share.value, "accuracy_low": share.low,
+            row = {"profile": run_profile, "dataset": dataset, "temperature": name, "accuracy": share.value, "accuracy_low": share.low,
                    "accuracy_high": share.high, "teacher": 100 * teachers.get(network["temperature"], math.nan) if name != "none" else math.nan,
                    "images": share.n}  # fmt: skip
             if name == "none" or plain.empty:
@@ -149,12 +149,13 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
 
 def _one_of_each(rows: pd.DataFrame, what: str) -> None:
     """Refuse rows of several runs where the table has one line: they would be mixed in silence."""
-    for column in ("profile", "seed"):
-        if column in rows and len(rows[column].unique()) > 1:
-            raise ValueError(f"the {what} are of several {column}s ({', '.join(map(str, rows[column].unique()))}); allowed is one")
-    groups = rows.groupby(["dataset", "role", "temperature"])["record"].nunique()
+    if "seed" in rows and rows["seed"].nunique() > 1:
+        raise ValueError(f"the {what} are of several seeds ({', '.join(map(str, rows['seed'].unique()))}); allowed is one")
+    groups = rows.groupby(["profile", "dataset", "role", "temperature"])["record"].nunique()
     if (groups > 1).any():
-        raise ValueError(f"the {what} hold several records for {groups.idxmax()}; allowed is one for each data set, role and temperature")
+        raise ValueError(
+            f"the {what} hold several records for {groups.idxmax()}; allowed is one for each profile, data set, role and temperature"
+        )
 
 
 def _paired_change(plain: pd.Series, student: pd.Series) -> Estimate:

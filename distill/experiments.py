@@ -1,16 +1,16 @@
-"""Profiles and runs: which networks and attacks a figure needs, and how each becomes a record."""
+"""Runs: how each network, attack and measurement that a plan names becomes a record."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
-import json
 import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,162 +22,37 @@ from torch import nn
 
 from distill import data, models, records, training
 from distill.attacks.jsma import Status, all_targets, jsma
+from distill.plans import (
+    MAX_FEATURES as MAX_FEATURES,
+)
+from distill.plans import (
+    PRECISIONS as PRECISIONS,
+)
+from distill.plans import (
+    PROFILES as PROFILES,
+)
+from distill.plans import (
+    STAGES as STAGES,
+)
+from distill.plans import (
+    TEMPERATURES,
+    Config,
+    drawn_images,
+    listed,
+    parse_temperatures,
+    plan,
+    profile,
+)
+from distill.plans import (
+    jsma_config as jsma_config,
+)
 
-STAGES = ("train", "attack")
-TEMPERATURES = ("none", 1, 2, 5, 10, 20, 30, 40, 50, 100)  # Figure 7
-MAX_FEATURES = 112  # section V-B; the same on both data sets
-PRECISIONS = ("auto", "float32", "bfloat16")
+PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
 CHANCE = 0.2  # a network of ten classes below this accuracy has not left chance
-
-Config = dict[str, Any]
 
 
 class RunError(RuntimeError):
     """A run that cannot be done as asked."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How much is computed: a recipe, temperatures for each data set, and how many test images are attacked."""
-
-    name: str
-    recipe: str
-    temperatures: dict[str, tuple]
-    images: int
-
-
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10),
-        Profile("quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50),
-        Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000),
-    )
-}
-
-
-def profile(name: str) -> Profile:
-    """The profile of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}: allowed are {', '.join(PROFILES)}")
-    return PROFILES[name]
-
-
-def parse_temperatures(values: Iterable[object]) -> list[str | float]:
-    """Temperatures as the functions here take them: "none" for the plain network, else numbers above zero.
-
-    Raises
-    ------
-    ValueError
-        Names the first value that is neither.
-    """
-    out: list[str | float] = []
-    for value in values:
-        if str(value).strip().lower() == "none":
-            out.append("none")
-            continue
-        try:
-            number = float(str(value))
-            training.check_temperature(number)
-        except ValueError:
-            raise ValueError(f"temperature {value!r}: allowed are none and finite numbers above 0") from None
-        out.append(number)
-    return list(dict.fromkeys(out))
-
-
-# --- plans: every run as its configuration, in an order in which each finds what it needs ------------------
-
-
-def plan(
-    profile_name: str,
-    dataset: str,
-    temperatures: Sequence[object] | None = None,
-    *,
-    seeds: Sequence[int] = (0,),
-    stages: Sequence[str] = STAGES,
-    precision: str = "auto",
-) -> list[Config]:
-    """The configurations of all runs that a profile needs.
-
-    Parameters
-    ----------
-    profile_name : str
-    dataset : str
-        Any data set of the right shape, also one that the profile does not name.
-    temperatures : sequence, optional
-        "none" (the plain network) and numbers; without it the profile's own.
-    seeds : sequence of int
-    stages : sequence of {"train", "attack"}
-    precision : {"auto", "float32", "bfloat16"}
-        Of the trainings. "auto" is bfloat16 where the device has instructions for it, else float32; the record
-        says which it was.
-
-    Raises
-    ------
-    ValueError
-        If a name or value is not allowed.
-    """
-    chosen = profile(profile_name)
-    spec = data.dataset(dataset)
-    dataset = spec.name  # a folder by its full path, however it was named
-    same_shape = [t for name, t in chosen.temperatures.items() if data.dataset(name).architecture == spec.architecture]
-    if not same_shape:
-        raise ValueError(f"the profile {profile_name} has no data set of {dataset}'s shape: it has {', '.join(chosen.temperatures)}")
-    if temperatures is None:
-        temperatures = chosen.temperatures.get(dataset, same_shape[0])
-    for stage in stages:
-        if stage not in STAGES:
-            raise ValueError(f"unknown stage {stage!r}: allowed are {', '.join(STAGES)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}: allowed are {', '.join(PRECISIONS)}")
-    recipe = training.recipe(chosen.recipe, spec.architecture)
-    runs: list[Config] = []
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed {seed!r}: allowed are integers from 0")
-        for temperature in parse_temperatures(temperatures):
-            base = {"dataset": dataset, "profile": profile_name, "seed": seed}
-            network = {**base, "kind": "model", "architecture": spec.architecture, "recipe": dataclasses.asdict(recipe),
-                       "data": _identity(spec), "precision": precision, "weights": "float16", "teacher": None}  # fmt: skip
-            if temperature == "none":
-                last = {**network, "role": "plain", "temperature": 1.0}
-                trained = [last]
-            else:
-                teacher = {**network, "role": "teacher", "temperature": temperature}
-                last = {**network, "role": "student", "temperature": temperature, "teacher": records.key(teacher)}
-                trained = [teacher, last]
-            runs += trained if "train" in stages or "attack" in stages else []
-            if "attack" in stages:
-                runs.append(jsma_config(last, images=chosen.images))
-    return runs
-
-
-def jsma_config(network: Config, *, images: int, output: str = "softmax", attack_temperature: float = 1.0,
-                precision: str = "float32", max_features: int = MAX_FEATURES) -> Config:  # fmt: skip
-    """The configuration of a JSMA run on a network: the paper's attack unless told otherwise."""
-    return {
-        **{name: network[name] for name in ("dataset", "profile", "role", "temperature", "seed")},
-        "kind": "attack", "attack": "jsma", "model": records.key(network), "network": network,
-        "output": output, "attack_temperature": float(attack_temperature), "precision": precision,
-        "max_features": max_features, "value": data.dataset(network["dataset"]).value, "images": images,
-    }  # fmt: skip
-
-
-@functools.cache
-def _identity(spec: data.DataSet) -> str:
-    hashes = spec.sha256 or data.fetch(spec)[2]
-    return zlib.crc32("".join(hashes).encode()).to_bytes(4, "big").hex()
-
-
-def drawn_images(test_size: int, n: int) -> np.ndarray:
-    """Test indices of the n attacked images: one fixed random order, so a smaller draw is part of a larger one."""
-    return np.random.default_rng(0).permutation(test_size)[:n]
 
 
 # --- running ----------------------------------------------------------------------------------------------
@@ -192,6 +67,7 @@ class Context:
     data_root: str | Path | None = None
     device: str = "cpu"
     progress: bool = False
+    publish: Callable[[records.Record], object] | None = None  # told of every record as it is finished
     say: Callable[[str], None] = lambda text: print(text, flush=True)
 
     @classmethod
@@ -208,6 +84,7 @@ def ensure(runs: Sequence[Config], context: Context) -> list[str]:
     list of str
         A line for each run that failed; the others were done nevertheless.
     """
+    records.source_hash()  # of the code that is running, whatever becomes of the files meanwhile
     failures, missing = [], []
     for config in runs:
         try:
@@ -221,6 +98,8 @@ def ensure(runs: Sequence[Config], context: Context) -> list[str]:
         started = time.perf_counter()
         try:
             record = run(config, context)
+            if context.publish:
+                context.publish(record)
         except (RunError, training.TrainingError, data.DataError, records.RecordError, ValueError) as error:
             failures.append(f"{records.key(config)}: {error}")
             context.say(f"[{number}/{len(missing)}] failed: {failures[-1]}")
@@ -235,9 +114,9 @@ def run(config: Config, context: Context) -> records.Record:
     with records.claim(context.store, config) as work:
         found = records.find(config, context.look_in)
         if found is None:
-            if (work / "checkpoint.safetensors").exists():
+            if (work / records.CHECKPOINT).exists():
                 context.say(f"{records.key(config)}: going on from its last finished epoch")
-            found = {"model": _train, "attack": _attack}[config["kind"]](config, context, work)
+            found = RUNNERS[config["kind"]](config, context, work)
         shutil.rmtree(work, ignore_errors=True)
     return found
 
@@ -251,6 +130,8 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
         if teacher.at_chance:
             raise RunError(f"its teacher at T={config['temperature']:g} stayed at chance: no student is trained on it")
         labels = training.soft_labels(teacher.model, images.x, config["temperature"])
+    elif config.get("labels") == "smoothed":  # section V-B: 0.9 for the class, 1 / (10 N) for each other
+        labels = torch.full((len(images.y), 10), 0.01, device=images.x.device).scatter(1, images.y[:, None], 0.9)
     recipe = training.Recipe(**config["recipe"])
     stream = zlib.crc32(f"{config['role']} {config['temperature']:g} {config['seed']}".encode())
     with torch.random.fork_rng(devices=[]):
@@ -259,7 +140,7 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
     precision = training.best_precision(context.device) if config["precision"] == "auto" else config["precision"]
     history = training.fit(
         model, images.x, labels, temperature=config["temperature"], recipe=recipe, seed=stream % 1_000_000,
-        precision=precision, checkpoint=work / "checkpoint.safetensors", progress=context.progress,
+        precision=precision, checkpoint=work / records.CHECKPOINT, progress=context.progress,
         name=f"{config['dataset']} {config['role']} T={config['temperature']:g}",
     )  # fmt: skip
     started = time.perf_counter()
@@ -283,62 +164,125 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
 def _attack(config: Config, context: Context, work: Path) -> records.Record:
     loaded = load_model(config["network"], context)
     test = _images(config["dataset"], False, context)
-    drawn = torch.from_numpy(drawn_images(len(test.y), config["images"])).to(context.device)
+    drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
     x, label = test.x[drawn], test.y[drawn]
     with torch.no_grad():
         predicted = torch.cat([loaded.model(part).argmax(1) for part in x.split(1000)])
     rows, targets = all_targets(predicted, 10)
-    started = time.perf_counter()
-    result = jsma(
-        loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
-        output=config["output"], temperature=config["attack_temperature"], precision=config["precision"],
-        progress=context.progress,
-    )  # fmt: skip
-    seconds = time.perf_counter() - started
-    moved = (result.adversarial - x[rows]).flatten(1)
-    table = pd.DataFrame({
-        "image": drawn[rows].cpu().numpy().astype(np.int32),
-        "label": label[rows].cpu().numpy().astype(np.int8),
-        "source": predicted[rows].cpu().numpy().astype(np.int8),
-        "target": targets.cpu().numpy().astype(np.int8),
-        "success": result.success.cpu().numpy(),
-        "features_changed": result.features_changed.cpu().numpy().astype(np.int32),
-        "l2": moved.norm(dim=1).cpu().numpy(),
-        "linf": moved.abs().amax(1).cpu().numpy(),
-        "status": [Status(code).name for code in result.status.tolist()],
-        "passes": result.passes.cpu().numpy().astype(np.int32),
-    })  # fmt: skip
+    flush = flush_denormal() if config.get("flush") else contextlib.nullcontext()
+    tables, passes, started = [], 0, time.perf_counter()
+    for temperature in config.get("sweep") or [config["attack_temperature"]]:
+        with flush:
+            result = jsma(
+                loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
+                output=config["output"], temperature=temperature, precision=config["precision"],
+                trace="draw" in config, progress=context.progress,
+            )  # fmt: skip
+        passes += int(result.passes.sum())
+        moved = (result.adversarial - x[rows]).flatten(1)
+        table = pd.DataFrame({
+            "image": drawn[rows].cpu().numpy().astype(np.int32),
+            "label": label[rows].cpu().numpy().astype(np.int8),
+            "source": predicted[rows].cpu().numpy().astype(np.int8),
+            "target": targets.cpu().numpy().astype(np.int8),
+            "success": result.success.cpu().numpy(),
+            "features_changed": result.features_changed.cpu().numpy().astype(np.int32),
+            "l2": moved.norm(dim=1).cpu().numpy(),
+            "linf": moved.abs().amax(1).cpu().numpy(),
+            "status": [Status(code).name for code in result.status.tolist()],
+            "passes": result.passes.cpu().numpy().astype(np.int32),
+        })  # fmt: skip
+        if "sweep" in config:
+            table["attack_temperature"] = temperature
+        if result.trace is not None:  # enough to draw every step of the attack from the record alone
+            table["trace"] = [row[row >= 0].astype(np.int32) for row in result.trace.cpu().numpy()]
+            table["pixels"] = list(x[rows].flatten(1).cpu().numpy())
+        tables.append(table)
+    fixed = ["attack", "output", "precision", "max_features"] + ([] if "sweep" in config else ["attack_temperature"])
+    columns = {
+        **_columns(config),
+        **{name: config[name] for name in fixed},
+        "flush": bool(config.get("flush")),
+        "draw": config.get("draw") or "",
+    }
     return records.write(
-        context.store, config, table,
-        columns={**_columns(config), **{name: config[name] for name in ("attack", "output", "attack_temperature", "precision", "max_features")}},
-        provenance={"wall_seconds": seconds, "device": context.device, "passes": int(result.passes.sum()),
+        context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
+        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "passes": passes,
                     "data": {"test": test.sha256, "source": test.source}, "dtype": config["precision"]},
     )  # fmt: skip
 
 
-def listed(value: Sequence[object] | str | float | None) -> list[object] | None:
-    """A list as papermill's ``-p`` hands it over: ``[1, 20]`` may come as that text, or as ``1,20``."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        return list(value) if isinstance(value, Iterable) else [value]
-    if value.strip().startswith("["):
-        try:
-            return list(json.loads(value))
-        except json.JSONDecodeError:
-            raise ValueError(f'{value!r} is no list; allowed is one like [1, 20] or ["mnist"]') from None
-    return [part.strip() for part in value.split(",") if part.strip()]
+def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
+    """Test indices of the attacked images."""
+    if config.get("draw") == "one of each class":
+        return np.array([int((labels == digit).nonzero()[0]) for digit in range(10)])
+    return drawn_images(len(labels), config["images"])
+
+
+@contextlib.contextmanager
+def flush_denormal() -> Iterator[None]:
+    """Denormal numbers are zero inside, as on processors and in libraries that flush them.
+
+    The switch is the calling thread's own, so everything inside runs in that one.
+
+    Raises
+    ------
+    RunError
+        If the processor has no such switch.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if not torch.set_flush_denormal(True):
+            raise RunError("this processor cannot flush denormal numbers to zero")
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
+def _predict(config: Config, context: Context, work: Path) -> records.Record:
+    """What the network says of every test image, at T = 1 and at its own T: Table III's confidence, the size of the logits."""
+    model = load_model(config["network"], context).model
+    test = _images(config["dataset"], False, context)
+    started = time.perf_counter()
+    with torch.no_grad():
+        logits = torch.cat([model(part) for part in test.x.split(1000)])
+    probabilities = logits.double().softmax(1)
+    best, classes = logits.topk(2, 1)
+    table = pd.DataFrame({
+        "image": np.arange(len(test.y), dtype=np.int32),
+        "label": test.y.cpu().numpy().astype(np.int8),
+        "predicted": classes[:, 0].cpu().numpy().astype(np.int8),
+        "probability": probabilities.amax(1).cpu().numpy().astype(np.float32),
+        "probability_at_T": (logits.double() / config["temperature"]).softmax(1).amax(1).cpu().numpy().astype(np.float32),
+        "certain": (logits.softmax(1).amax(1) == 1).cpu().numpy(),  # float32 rounds it to 1 exactly
+        "zero_probabilities": (logits.softmax(1) == 0).sum(1).cpu().numpy().astype(np.int8),
+        "gap": (best[:, 0] - best[:, 1]).cpu().numpy(),
+        "logit_l1": logits.abs().sum(1).cpu().numpy(),
+    })  # fmt: skip
+    return records.write(
+        context.store, config, table, columns=_columns(config),
+        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device,
+                    "data": {"test": test.sha256, "source": test.source}, "dtype": "float32"},
+    )  # fmt: skip
+
+
+RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {"model": _train, "attack": _attack, "prediction": _predict}
 
 
 def results(
     profile_name: str, datasets: Sequence[str] | str | None = None, temperatures: Sequence[object] | str | None = None, *,
-    seed: int = 0, store: str | Path | None = None, stages: Sequence[str] = STAGES, progress: bool = False,
+    seed: int = 0, store: str | Path | None = None, stages: Sequence[str] = ("train", "attack"), progress: bool = False,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """What a chapter draws: the rows of every run asked for, by kind; runs that have no record are computed first.
 
     Parameters
     ----------
-    profile_name, datasets, temperatures, seed, stages
+    profile_name : str
+        See `plan`, or "published": what is on record of the profiles paper and quick, at any temperature; then
+        nothing is computed.
+    datasets, temperatures, seed, stages
         See `plan`; without data sets or temperatures the profile's own. The plain network, with which everything
         is compared, is always among them.
     store : path, optional
@@ -347,7 +291,7 @@ def results(
     Returns
     -------
     dict of str to DataFrame
-        By kind: "model", "attack".
+        By kind: "model", "attack", "prediction", "sensitivity"; a kind of which nothing is on record is empty.
 
     Raises
     ------
@@ -358,17 +302,26 @@ def results(
     wanted = listed(temperatures)
     if wanted is not None:
         wanted = ["none", *(t for t in parse_temperatures(wanted) if t != "none")]
+    published = profile_name == PUBLISHED
+    names = listed(datasets) or list(profile("paper" if published else profile_name).temperatures)
     tables: dict[str, list[pd.DataFrame]] = {}
-    for dataset in listed(datasets) or list(profile(profile_name).temperatures):
-        runs = plan(profile_name, str(dataset), wanted, seeds=[seed], stages=stages)
-        failures = ensure(runs, context)
-        if failures:
-            raise RunError("; ".join(failures))
-        for config in runs:
-            record = records.find(config, context.look_in)
-            assert record is not None
-            tables.setdefault(config["kind"], []).append(record.table())
-    return {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
+    for one in ("paper", "quick") if published else (profile_name,):
+        for dataset in names:
+            runs = plan(one, str(dataset), wanted or (TEMPERATURES if published else None), seeds=[seed], stages=stages)
+            failures = [] if published else ensure(runs, context)
+            if failures:
+                raise RunError("; ".join(failures))
+            for config in runs:
+                record = records.find(config, context.look_in)
+                if record is not None:
+                    tables.setdefault(config["kind"], []).append(record.table())
+    found = {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
+    if "attack" in found:  # columns that older records lack, since then nothing else could be asked for
+        found["attack"] = found["attack"].assign(
+            flush=found["attack"].get("flush", pd.Series(False, found["attack"].index)).eq(True),
+            draw=found["attack"].get("draw", pd.Series("", found["attack"].index)).fillna(""),
+        )
+    return {kind: found.get(kind, pd.DataFrame()) for kind in RUNNERS}
 
 
 @dataclass(frozen=True)
@@ -459,7 +412,9 @@ def _summary(record: records.Record) -> str:
     if record.config["kind"] == "model":
         chance = ", stayed at chance" if table["at_chance"].iloc[0] else ""
         return f"accuracy {table['accuracy'].iloc[0]:.2%}{chance}"
-    return f"{int(table['success'].sum())} of {len(table)} attacks succeeded"
+    if record.config["kind"] == "attack":
+        return f"{int(table['success'].sum())} of {len(table)} attacks succeeded"
+    return f"{len(table)} images"
 
 
 @functools.cache

@@ -33,10 +33,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 SCHEMA = 1
-KINDS = ("model", "attack", "sensitivity", "benchmark")
+KINDS = ("model", "attack", "prediction", "sensitivity", "benchmark")
 PUBLISHED = Path(__file__).resolve().parent.parent / "results"
 ZOO = PUBLISHED.parent / "zoo"  # weights of published networks, one file each
 WEIGHTS = "weights.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 RECORD_NAME = re.compile(r"^[^.].*-[0-9a-f]{12}$")
 FILES = ("table.parquet", WEIGHTS)
 
@@ -278,6 +279,11 @@ def running(store: Path, config: Mapping[str, Any]) -> bool:
         return False
 
 
+def begun(store: Path, config: Mapping[str, Any]) -> bool:
+    """Whether an interrupted process left a checkpoint of this run, from which the next one goes on."""
+    return (store / ".work" / key(config) / CHECKPOINT).exists()
+
+
 def stores(store: str | os.PathLike | None = None) -> list[Path]:
     """Where to look for records: ``store`` alone if given, else the published records, then a person's own."""
     return [Path(store).expanduser()] if store else [PUBLISHED, own_store()]
@@ -316,8 +322,8 @@ def load(
     ----------
     dataset, profile : str, optional
         Without them, all.
-    kind : {"model", "attack", "sensitivity", "benchmark"}
-        What a row is: a trained network, one attack on one image, one test image, one measurement of speed.
+    kind : {"model", "attack", "prediction", "sensitivity", "benchmark"}
+        What a row is: a trained network, one attack on one image, one test image (twice), one measurement of speed.
     store : path, optional
         See `stores`.
     **where

@@ -1,0 +1,256 @@
+"""Profiles and plans: which runs a figure needs, each as its full configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distill import data, models, records, training
+
+TEMPERATURES = ("none", 1, 2, 5, 10, 20, 30, 40, 50, 100)  # Figure 7
+INVARIANCE_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+MAX_FEATURES = 112  # section V-B; the same on both data sets
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is computed: a recipe, temperatures for each data set, and how many test images are attacked and measured."""
+
+    name: str
+    recipe: str
+    temperatures: dict[str, tuple]
+    images: int
+    few: int  # images for what is costly an image, or repeated many times
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 3),
+        Profile("quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50, 20),
+        Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000, 100),
+    )
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}: allowed are {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def parse_temperatures(values: Iterable[object]) -> list[str | float]:
+    """Temperatures as the functions here take them: "none" for the plain network, else numbers above zero.
+
+    Raises
+    ------
+    ValueError
+        Names the first value that is neither.
+    """
+    out: list[str | float] = []
+    for value in values:
+        if str(value).strip().lower() == "none":
+            out.append("none")
+            continue
+        try:
+            number = float(str(value))
+            training.check_temperature(number)
+        except ValueError:
+            raise ValueError(f"temperature {value!r}: allowed are none and finite numbers above 0") from None
+        out.append(number)
+    return list(dict.fromkeys(out))
+
+
+def plan(
+    profile_name: str,
+    dataset: str,
+    temperatures: Sequence[object] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    stages: Sequence[str] = ("train", "attack"),
+    precision: str = "auto",
+) -> list[Config]:
+    """The configurations of all runs that a profile needs, in an order in which each finds what it builds on.
+
+    Parameters
+    ----------
+    profile_name : str
+    dataset : str
+        Any data set of the right shape, also one that the profile does not name.
+    temperatures : sequence, optional
+        "none" (the plain network) and numbers; without it the profile's own.
+    seeds : sequence of int
+    stages : sequence of str
+        Of `STAGES`; the networks that a stage measures are always part of the plan.
+    precision : {"auto", "float32", "bfloat16"}
+        Of the trainings. "auto" is bfloat16 where the device has instructions for it, else float32; the record
+        says which it was.
+
+    Raises
+    ------
+    ValueError
+        If a name or value is not allowed.
+    """
+    chosen = profile(profile_name)
+    spec = data.dataset(dataset)
+    dataset = spec.name  # a folder by its full path, however it was named
+    same_shape = [t for name, t in chosen.temperatures.items() if data.dataset(name).architecture == spec.architecture]
+    if not same_shape:
+        raise ValueError(f"the profile {profile_name} has no data set of {dataset}'s shape: it has {', '.join(chosen.temperatures)}")
+    if temperatures is None:
+        temperatures = chosen.temperatures.get(dataset, same_shape[0])
+    for stage in stages:
+        if stage not in STAGES:
+            raise ValueError(f"unknown stage {stage!r}: allowed are {', '.join(STAGES)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: allowed are {', '.join(PRECISIONS)}")
+    recipe = training.recipe(chosen.recipe, spec.architecture)
+    runs: list[Config] = []
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed {seed!r}: allowed are integers from 0")
+        for temperature in parse_temperatures(temperatures):
+            base = {"dataset": dataset, "profile": profile_name, "seed": seed}
+            network = {**base, "kind": "model", "architecture": spec.architecture, "recipe": dataclasses.asdict(recipe),
+                       "data": _identity(spec), "precision": precision, "weights": "float16", "teacher": None}  # fmt: skip
+            if temperature == "none":
+                networks = [{**network, "role": "plain", "temperature": 1.0}]
+            else:
+                teacher = {**network, "role": "teacher", "temperature": temperature}
+                networks = [teacher, {**network, "role": "student", "temperature": temperature, "teacher": records.key(teacher)}]
+            runs += networks
+            for stage in stages:
+                runs += STAGES[stage](networks, chosen)
+    return list({records.key(run): run for run in runs}.values())
+
+
+# --- stages: what is measured on the networks of one temperature; the last of them is the one that is used ---
+
+
+def _attack(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    return [jsma_config(networks[-1], images=chosen.images)]
+
+
+def _split(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """The same attack in other arithmetic: what of the paper's result is floating point."""
+    last, images = networks[-1], chosen.images
+    channels, size = models.ARCHITECTURES[last["architecture"]][:2]
+    variants: list[dict[str, Any]] = [
+        {"precision": "float64"},
+        {"flush": True},
+        {"output": "log_softmax", "max_features": channels * size**2},  # without a budget: success at any budget is part of it
+        {"output": "logits"},
+    ]
+    if last["temperature"] != 1:
+        variants.append({"attack_temperature": last["temperature"]})
+    return [jsma_config(last, images=images, **variant) for variant in variants]
+
+
+def _teachers(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """The first network of the two alone: trained at T on hard labels, without distillation."""
+    return [jsma_config(teacher, images=chosen.images, output=output) for teacher in networks[:-1] for output in ("softmax", "log_softmax")]
+
+
+def _invariance(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """The paper's attack on softmax(Z / T') for many T': dividing the logits by a constant changes no prediction."""
+    return [{**jsma_config(networks[-1], images=chosen.few), "attack_temperature": "sweep", "sweep": list(INVARIANCE_TEMPERATURES)}]
+
+
+def _gallery(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """One image of each class towards every target, with the order of the features, for pictures."""
+    return [jsma_config(networks[-1], images=10, draw="one of each class", output=output) for output in ("softmax", "log_softmax")]
+
+
+def _predictions(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    return [{**_about(network), "kind": "prediction"} for network in networks]
+
+
+def _sensitivity(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    return [{**_about(networks[-1]), "kind": "sensitivity", "images": chosen.images}]
+
+
+def _smoothing(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """The control of section V-B: hard labels smoothed to 0.9 and 1 / (10 N), nothing distilled."""
+    plain = networks[-1]
+    if plain["role"] != "plain":
+        return []
+    smoothed = {**plain, "role": "smoothed", "labels": "smoothed"}
+    return [smoothed, *_attack([smoothed], chosen), jsma_config(smoothed, images=chosen.images, output="log_softmax")]
+
+
+STAGES: dict[str, Callable[[Sequence[Config], Profile], list[Config]]] = {
+    "train": lambda networks, chosen: [],
+    "attack": _attack,
+    "split": _split,
+    "teachers": _teachers,
+    "invariance": _invariance,
+    "gallery": _gallery,
+    "predictions": _predictions,
+    "sensitivity": _sensitivity,
+    "smoothing": _smoothing,
+}
+
+
+def _about(network: Config) -> Config:
+    return {
+        **{name: network[name] for name in ("dataset", "profile", "role", "temperature", "seed")},
+        "model": records.key(network), "network": network,
+    }  # fmt: skip
+
+
+def jsma_config(network: Config, *, images: int, output: str = "softmax", attack_temperature: float = 1.0,
+                precision: str = "float32", max_features: int = MAX_FEATURES, flush: bool = False, draw: str | None = None) -> Config:  # fmt: skip
+    """The configuration of a JSMA run on a network: the paper's attack unless told otherwise.
+
+    ``flush`` sets denormal numbers to zero during the attack; ``draw`` takes other images than the first of the
+    fixed random order and keeps the path of each attack.
+    """
+    further: dict[str, Any] = {"flush": True} if flush else {}
+    further |= {"draw": draw} if draw else {}
+    return {
+        **_about(network), "kind": "attack", "attack": "jsma",
+        "output": output, "attack_temperature": float(attack_temperature), "precision": precision,
+        "max_features": max_features, "value": data.dataset(network["dataset"]).value, "images": images, **further,
+    }  # fmt: skip
+
+
+@functools.cache
+def _identity(spec: data.DataSet) -> str:
+    hashes = spec.sha256 or data.fetch(spec)[2]
+    return zlib.crc32("".join(hashes).encode()).to_bytes(4, "big").hex()
+
+
+def drawn_images(test_size: int, n: int) -> np.ndarray:
+    """Test indices of the n attacked images: one fixed random order, so a smaller draw is part of a larger one."""
+    return np.random.default_rng(0).permutation(test_size)[:n]
+
+
+def listed(value: Sequence[object] | str | float | None) -> list[object] | None:
+    """A list as papermill's ``-p`` hands it over: ``[1, 20]`` may come as that text, or as ``1,20``."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, Iterable) else [value]
+    if value.strip().startswith("["):
+        try:
+            return list(json.loads(value))
+        except json.JSONDecodeError:
+            raise ValueError(f'{value!r} is no list; allowed is one like [1, 20] or ["mnist"]') from None
+    return [part.strip() for part in value.split(",") if part.strip()]
