@@ -149,8 +149,9 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
 
 def _one_of_each(rows: pd.DataFrame, what: str) -> None:
     """Refuse rows of several runs where the table has one line: they would be mixed in silence."""
-    if "seed" in rows and rows["seed"].nunique() > 1:
-        raise ValueError(f"the {what} are of several seeds ({', '.join(map(str, rows['seed'].unique()))}); allowed is one")
+    seeds = rows["seed"].unique() if "seed" in rows else []
+    if len(seeds) > 1:
+        raise ValueError(f"the {what} are of several seeds ({', '.join(map(str, seeds))}); allowed is one")
     groups = rows.groupby(["profile", "dataset", "role", "temperature"])["record"].nunique()
     if (groups > 1).any():
         raise ValueError(

@@ -1,0 +1,246 @@
+"""What rows of attacks and predictions say: robustness, confidence, the split by arithmetic, success against budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from distill import comparison, data, metrics, models
+from distill.metrics import Estimate
+from distill.plans import MAX_FEATURES
+
+VARIANTS = {  # the same attack, differentiating the same network, in other arithmetic or at another output
+    "float32": "softmax, float32: the paper's attack",
+    "flush": "softmax, float32, denormals flushed to zero",
+    "float64": "softmax, float64",
+    "exact": "log-softmax: the same ranking without underflow",
+    "scaled": "softmax(Z / T)",
+    "logits": "logits",
+}
+
+
+def variant(attacks: pd.DataFrame) -> pd.Series:
+    """Which of `VARIANTS` each row is, from its columns; "" for attacks that belong to no comparison.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack".
+    """
+    softmax, at_one = attacks["output"] == "softmax", attacks["attack_temperature"] == 1
+    single, flush = attacks["precision"] == "float32", attacks["flush"].astype(bool)
+    named = pd.Series("", attacks.index)
+    named[softmax & at_one & single & ~flush] = "float32"
+    named[softmax & at_one & single & flush] = "flush"
+    named[softmax & at_one & (attacks["precision"] == "float64")] = "float64"
+    named[(attacks["output"] == "log_softmax") & at_one & single] = "exact"
+    named[softmax & single & ~at_one & (attacks["attack_temperature"] == attacks["temperature"])] = "scaled"
+    named[(attacks["output"] == "logits") & at_one & single] = "logits"
+    return named.mask(attacks["draw"] != "", "")
+
+
+def paper_attack(attacks: pd.DataFrame) -> pd.DataFrame:
+    """Only the paper's own attack: softmax in float32 on the drawn images."""
+    return attacks[variant(attacks) == "float32"] if len(attacks) else attacks
+
+
+def features_of(dataset: str) -> int:
+    """Features of an image of this data set: one channel of one pixel each."""
+    channels, size = models.ARCHITECTURES[data.dataset(dataset).architecture][:2]
+    return channels * size**2
+
+
+def success_within(attacks: pd.DataFrame, budget: int) -> Estimate:
+    """Share of attacks that reached their target with at most ``budget`` features, clustered by source image."""
+    return metrics.clustered_mean(attacks["success"] & (attacks["features_changed"] <= budget), attacks["image"])
+
+
+def split_table(attacks: pd.DataFrame, *, budget: int = MAX_FEATURES) -> pd.DataFrame:
+    """Success of the same attack in each arithmetic, a row a network and variant.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", those of the stages "attack" and "split".
+    budget : int
+        Features that may be changed.
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``role``, ``temperature`` ("none", "1", ...), ``variant``, ``ours``, ``low``, ``high``
+        (percent), ``attacks``, ``images``, ``features`` (mean of the successful), the shares ``zero_gradient``,
+        ``no_valid_pair`` and ``over_budget``, and ``unlimited``: success in percent with every feature allowed, where
+        the run had no budget.
+    """
+    rows = []
+    chosen = attacks.assign(variant=variant(attacks))
+    groups = chosen[chosen["variant"] != ""].groupby(["profile", "dataset", "role", "temperature", "variant"], sort=False)
+    for (profile, dataset, role, temperature, name), group in groups:
+        rate = success_within(group, budget)
+        within = group["success"] & (group["features_changed"] <= budget)
+        unlimited = group["max_features"].iloc[0] >= features_of(dataset)
+        rows.append({
+            "profile": profile, "dataset": dataset, "role": role, "temperature": comparison.label(role, temperature), "variant": name,
+            "ours": 100 * rate.value, "low": 100 * rate.low, "high": 100 * rate.high, "attacks": rate.n, "images": rate.clusters,
+            "features": group.loc[within, "features_changed"].mean(),
+            "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(),
+            "no_valid_pair": (group["status"] == "NO_VALID_PAIR").mean(),
+            "over_budget": ((group["status"] == "BUDGET") | (group["success"] & ~within)).mean(),
+            "unlimited": 100 * group["success"].mean() if unlimited else np.nan,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def budget_curve(attacks: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
+    """Success against budget from one run: rows of ``budget``, ``ours``, ``low``, ``high`` in percent.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of one network and variant, run with a budget of at least the largest of ``budgets``.
+    budgets : sequence of int
+
+    Raises
+    ------
+    ValueError
+        If the run had a smaller budget.
+    """
+    allowed = int(attacks["max_features"].min())
+    if max(budgets) > allowed:
+        raise ValueError(f"a budget of {max(budgets)} is asked of attacks that had {allowed}; allowed are budgets up to that")
+    rows = []
+    for budget in budgets:
+        rate = success_within(attacks, budget)
+        rows.append({"budget": budget, "ours": 100 * rate.value, "low": 100 * rate.low, "high": 100 * rate.high})
+    return pd.DataFrame(rows)
+
+
+def robustness(attacks: pd.DataFrame, features: int, *, reading: str) -> Estimate | None:
+    """Figure 10 and equation 11: the smallest change towards any target, in percent of the features, mean over images.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of one network, with all targets of each image.
+    features : int
+        Of an image.
+    reading : {"capped", "excluded", "median"}
+        What a failed attack contributes, which the paper does not say. "capped": the budget, so that no value can
+        exceed it. "excluded": nothing; an image without a success is left out. "median": the median over images
+        instead of the mean, with images that were not broken above every other.
+
+    Returns
+    -------
+    Estimate or None
+        None where the reading gives no number: no success at all, or a median that is beyond the budget.
+
+    Raises
+    ------
+    ValueError
+        If the reading is unknown.
+    """
+    readings = ("capped", "excluded", "median")
+    if reading not in readings:
+        raise ValueError(f"reading is {reading!r}; allowed are {', '.join(readings)}")
+    changed = attacks["features_changed"].where(attacks["success"], np.inf)
+    smallest = changed.groupby(attacks["image"]).min()
+    if reading == "capped":
+        values = smallest.clip(upper=int(attacks["max_features"].max()))
+    elif reading == "excluded":
+        values = smallest[np.isfinite(smallest)]
+    else:
+        draws = np.random.default_rng(0).choice(smallest.to_numpy(), (metrics.RESAMPLES, len(smallest)))
+        low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975], method="nearest")
+        middle = float(np.median(smallest))
+        percent = 100 / features
+        n = len(smallest)
+        return Estimate(middle * percent, low * percent, high * percent, n, n) if np.isfinite(middle) else None
+    if values.empty:
+        return None
+    return _scaled(metrics.clustered_mean(values, values.index), 100 / features)
+
+
+def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
+    """Figure 10 in numbers: a row a network and reading, ours and the paper's, in percent of the features.
+
+    The paper's attack in every reading; and the exact one without a budget (reading "exact").
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``temperature``, ``reading``, ``paper``, ``ours``, ``low``, ``high``, ``images``,
+        ``broken`` (share of images with at least one success).
+    """
+    rows = []
+    chosen = attacks.assign(variant=variant(attacks))
+    chosen = chosen[chosen["role"] != "teacher"]
+    for (profile, dataset, role, temperature, name), group in chosen.groupby(
+        ["profile", "dataset", "role", "temperature", "variant"], sort=False
+    ):
+        features = features_of(dataset)
+        whole = group["max_features"].iloc[0] >= features
+        readings = ("capped", "excluded", "median") if name == "float32" else ("exact",) if name == "exact" and whole else ()
+        said = comparison.reported("fig10", str(dataset), "robustness")
+        for reading in readings:
+            ours = robustness(group, features, reading="excluded" if reading == "exact" else reading)
+            value = ours or Estimate(np.nan, np.nan, np.nan, 0, 0)
+            at = comparison.label(role, temperature)
+            rows.append({
+                "profile": profile, "dataset": dataset, "temperature": at, "reading": reading,
+                "paper": said.get(at, np.nan), "ours": value.value, "low": value.low, "high": value.high,
+                "images": group["image"].nunique(), "broken": group.groupby("image")["success"].any().mean(),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def confidence_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Table III and equation 12: probability of the predicted class where right, 0 where wrong, mean over the test set.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Rows of kind "prediction".
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``role``, ``temperature``, ``paper``, ``ours``, ``low``, ``high`` (percent),
+        ``paper_maximum`` and ``maximum`` (mean largest probability at the network's own T), ``certain`` (share of
+        images whose largest float32 probability is exactly 1), ``gap`` and ``logit_l1`` (means), ``images``.
+    """
+    rows = []
+    for (profile, dataset, role, temperature), group in predictions.groupby(["profile", "dataset", "role", "temperature"], sort=False):
+        at = comparison.label(role, temperature)
+        value = group["probability"].where(group["label"] == group["predicted"], 0.0)
+        ours = _scaled(metrics.clustered_mean(value, group["image"]), 100)
+        said = comparison.reported("table3", str(dataset)) if role == "student" else {}
+        maximum = comparison.reported("text", str(dataset), "mean_max_probability") if role == "student" else {}
+        rows.append({
+            "profile": profile, "dataset": dataset, "role": role, "temperature": at, "paper": said.get(at, np.nan),
+            "ours": ours.value, "low": ours.low, "high": ours.high, "paper_maximum": maximum.get(at, np.nan),
+            "maximum": group["probability_at_T"].mean(), "certain": group["certain"].mean(), "gap": group["gap"].mean(),
+            "logit_l1": group["logit_l1"].mean(), "images": len(group),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def invariance_table(attacks: pd.DataFrame) -> pd.DataFrame:
+    """Success of the paper's attack on softmax(Z / T') against T', a row a network and T', in percent."""
+    rows = []
+    for (profile, dataset, role, temperature, at), group in attacks[attacks["draw"] == "sweep"].groupby(
+        ["profile", "dataset", "role", "temperature", "attack_temperature"], sort=False
+    ):
+        rate = metrics.success_rate(group)
+        rows.append({
+            "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "attack_temperature": at,
+            "ours": 100 * rate.value, "low": 100 * rate.low, "high": 100 * rate.high, "attacks": rate.n, "images": rate.clusters,
+            "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _scaled(value: Estimate, factor: float) -> Estimate:
+    return value._replace(value=value.value * factor, low=value.low * factor, high=value.high * factor)
