@@ -176,7 +176,7 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     chosen = attacks.assign(variant=variant(attacks))
-    chosen = chosen[chosen["role"] != "teacher"]
+    chosen = chosen[chosen["role"].isin(["plain", "student"])]
     for (profile, dataset, role, temperature, name), group in chosen.groupby(
         ["profile", "dataset", "role", "temperature", "variant"], sort=False
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     attacks : DataFrame
-        Rows of kind "attack", of the plain network and of students.
+        Rows of kind "attack" of one attack; those on the plain network and on students are used.
 
     Returns
     -------
@@ -85,13 +86,14 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
         A row a profile, data set and temperature: ``profile``, ``dataset``, ``temperature``, ``paper``, ``paper_low``, ``paper_high``,
         ``ours``, ``low``, ``high``, ``attacks``, ``images``, ``features`` (mean of the successful), ``verdict``.
     """
+    attacks = attacks[attacks["role"].isin(["plain", "student"])]
     _one_of_each(attacks, "attacks")
     rows = []
     for (run_profile, dataset), of_dataset in attacks.groupby(["profile", "dataset"], sort=False):
         said = reported("fig7", str(dataset))
         groups = {label(role, t): group for (role, t), group in of_dataset.groupby(["role", "temperature"])}
         rates = {name: _percent(metrics.success_rate(group)) for name, group in groups.items()}
-        for name in _in_order(groups):
+        for name in in_order(groups):
             ours, paper = rates[name], None
             if name in said:
                 paper = _percent(metrics.accuracy(round(said[name] / 100 * TARGETS), TARGETS))._replace(value=said[name])
@@ -120,6 +122,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
         ``teacher`` (its accuracy), ``images``, and of the change against the plain network in points ``paper``,
         ``paper_low``, ``paper_high``, ``ours``, ``low``, ``high``, ``verdict``; the plain network's row has no change.
     """
+    networks = networks[networks["role"].isin(["plain", "teacher", "student"])]
     _one_of_each(networks, "networks")
     rows = []
     for (run_profile, dataset), of_dataset in networks.groupby(["profile", "dataset"], sort=False):
@@ -127,7 +130,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
         plain = of_dataset[of_dataset["role"] == "plain"]
         teachers = of_dataset[of_dataset["role"] == "teacher"].set_index("temperature")["accuracy"]
         shown = {label(r["role"], r["temperature"]): r for _, r in of_dataset[of_dataset["role"] != "teacher"].iterrows()}
-        for name in _in_order(shown):
+        for name in in_order(shown):
             network = shown[name]
             share = _percent(metrics.accuracy(network["correct"], network["test_images"]))
             row = {"profile": run_profile, "dataset": dataset, "temperature": name, "accuracy": share.value, "accuracy_low": share.low,
@@ -188,7 +191,8 @@ def _both(paper: Estimate | None, ours: Estimate | None) -> dict[str, float]:
     return {"paper": p.value, "paper_low": p.low, "paper_high": p.high, "ours": o.value, "low": o.low, "high": o.high}
 
 
-def _in_order(names) -> list[str]:
+def in_order(names: Iterable[str]) -> list[str]:
+    """Labels of temperatures as the paper orders them: "none", then rising."""
     return sorted(names, key=lambda name: -1.0 if name == "none" else float(name))
 
 

@@ -48,6 +48,7 @@ from distill.plans import (
 )
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
+SHOWN = 100  # test images whose logits are kept
 CHANCE = 0.2  # a network of ten classes below this accuracy has not left chance
 
 
@@ -197,6 +198,8 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
         if result.trace is not None:  # enough to draw every step of the attack from the record alone
             table["trace"] = [row[row >= 0].astype(np.int32) for row in result.trace.cpu().numpy()]
             table["pixels"] = list(x[rows].flatten(1).cpu().numpy())
+            maps = _saliency_maps(loaded.model, x[rows[:9]], targets[:9])
+            table["saliency"] = [*maps, *[None] * (len(table) - len(maps))]
         tables.append(table)
     fixed = ["attack", "output", "precision", "max_features"] + ([] if "sweep" in config else ["attack_temperature"])
     columns = {
@@ -210,6 +213,14 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "passes": passes,
                     "data": {"test": test.sha256, "source": test.source}, "dtype": config["precision"]},
     )  # fmt: skip
+
+
+def _saliency_maps(model: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> list[np.ndarray]:
+    """What the first step ranks features by, up to a factor: the derivative of the target's log-probability, (n,) an image."""
+    leaf = x.detach().requires_grad_()
+    chosen = model(leaf).log_softmax(1).gather(1, targets[:, None]).sum()
+    (gradient,) = torch.autograd.grad(chosen, leaf)
+    return list(gradient.flatten(1).cpu().numpy())
 
 
 def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
@@ -261,6 +272,7 @@ def _predict(config: Config, context: Context, work: Path) -> records.Record:
         "gap": (best[:, 0] - best[:, 1]).cpu().numpy(),
         "logit_l1": logits.abs().sum(1).cpu().numpy(),
     })  # fmt: skip
+    table["logits"] = [*logits[:SHOWN].cpu().numpy(), *[None] * (len(logits) - SHOWN)]
     return records.write(
         context.store, config, table, columns=_columns(config),
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device,

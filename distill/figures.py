@@ -6,14 +6,24 @@ import math
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill import comparison, metrics
+from distill import analysis, comparison, metrics
 
 OURS, PAPER = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1]
+COLOURS = [OURS, *sns.color_palette("colorblind")[2:]]
+MARKERS = "osv^PXdh*<"
+RECIPES = {"paper": "the paper's recipe", "quick": "short training", "smoke": "smoke test"}
+READINGS = {
+    "capped": "failed attacks count as the budget",
+    "excluded": "failed attacks left out",
+    "median": "median, failed attacks above all others",
+    "exact": "exact arithmetic, no budget",
+}
 
 
 def _style() -> None:
@@ -31,7 +41,7 @@ def success(table: pd.DataFrame) -> Figure:
     """
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
-        _compare(axes, rows)
+        _compare(axes, rows, comparison.reported("fig7", str(dataset)))
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xlabel="distillation temperature T")
     panels[0].set_ylabel("JSMA success rate (%)")
     panels[0].legend(frameon=True)
@@ -53,7 +63,7 @@ def accuracy(table: pd.DataFrame) -> Figure:
         return figure
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         axes.axhline(0, color="0.35", linewidth=1)
-        _compare(axes, rows)
+        _compare(axes, rows, comparison.reported("fig8", str(dataset)))
         axes.set(title=comparison.title(str(dataset)), xlabel="distillation temperature T")
     panels[0].set_ylabel("change of accuracy (points)")
     panels[0].legend(frameon=True)
@@ -67,18 +77,177 @@ def _panels(table: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     return figure, list(panels[0])
 
 
-def _compare(axes: Axes, rows: pd.DataFrame) -> None:
-    """Paper's values and ours at the same places, one place a temperature."""
-    names = list(rows["temperature"])
-    places = range(len(names))
-    axes.plot([x - 0.08 for x in places], rows["paper"], marker="D", markersize=6, markerfacecolor="none", linestyle="--",
-              linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
-    errors = [rows["ours"] - rows["low"], rows["high"] - rows["ours"]]
-    axes.errorbar([x + 0.08 for x in places], rows["ours"], yerr=[e.clip(lower=0).fillna(0) for e in errors], marker="o",
-                  markersize=6, capsize=3, linewidth=1.6, color=OURS, label="ours, 95 % interval")  # fmt: skip
-    axes.set_xticks(list(places), names)
+def _compare(axes: Axes, rows: pd.DataFrame, said: dict[str, float]) -> None:
+    """Paper's values and ours at the same places, one place a temperature and one line a profile."""
+    profiles = list(rows["profile"].unique())
+    names = comparison.in_order(set(rows["temperature"]) | (set(said) if len(profiles) > 1 else set()))
+    place = {name: number for number, name in enumerate(names)}
+    there = [name for name in names if name in said]
+    axes.plot([place[name] - 0.12 for name in there], [said[name] for name in there], marker="D", markersize=6, markerfacecolor="none",
+              linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
+    for number, profile in enumerate(profiles):
+        own = rows[rows["profile"] == profile]
+        errors = [own["ours"] - own["low"], own["high"] - own["ours"]]
+        axes.errorbar([place[name] + 0.12 * number for name in own["temperature"]], own["ours"], yerr=[e.clip(lower=0).fillna(0) for e in errors],
+                      marker=MARKERS[number], markersize=6, capsize=3, linewidth=1.6, color=COLOURS[number],
+                      label=f"ours, {RECIPES.get(profile, profile)}")  # fmt: skip
+    axes.set_xticks(list(place.values()), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.grid(axis="x", visible=False)
+
+
+def split(table: pd.DataFrame) -> Figure:
+    """The paper's attack and the same attack in other arithmetic, success against temperature.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.split_table`, of one profile a data set.
+    """
+    table = table[table["role"].isin(["plain", "student"])]
+    figure, panels = _panels(table)
+    for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
+        names = comparison.in_order(rows["temperature"].unique())
+        for number, (variant, text) in enumerate(analysis.VARIANTS.items()):
+            own = rows[rows["variant"] == variant].set_index("temperature").reindex(names)
+            places = [place + 0.06 * (number - 2.5) for place in range(len(names))]
+            errors = [(own["ours"] - own["low"]).clip(lower=0).fillna(0), (own["high"] - own["ours"]).clip(lower=0).fillna(0)]
+            axes.errorbar(places, own["ours"], yerr=errors, marker=MARKERS[number], markersize=5, capsize=2, linewidth=1.4,
+                          linestyle="-" if variant in ("float32", "exact") else ":", color=sns.color_palette("colorblind")[number], label=text)  # fmt: skip
+        axes.set_xticks(range(len(names)), names)
+        axes.grid(axis="x", visible=False)
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xlabel="distillation temperature T")
+    panels[0].set_ylabel("success within 112 features (%)")
+    _legend_below(figure, panels[0], columns=2)
+    return figure
+
+
+def robustness(table: pd.DataFrame) -> Figure:
+    """Figure 10: smallest share of features towards any target against temperature, in several readings.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.robustness_table`, of one profile a data set.
+    """
+    figure, panels = _panels(table)
+    for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
+        names = comparison.in_order(rows["temperature"].unique())
+        said = comparison.reported("fig10", str(dataset), "robustness")
+        there = [name for name in names if name in said]
+        axes.plot([names.index(name) - 0.1 for name in there], [said[name] for name in there], marker="D", markersize=6,
+                  markerfacecolor="none", linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
+        for number, (reading, text) in enumerate(READINGS.items()):
+            own = rows[rows["reading"] == reading].set_index("temperature").reindex(names)
+            errors = [(own["ours"] - own["low"]).clip(lower=0).fillna(0), (own["high"] - own["ours"]).clip(lower=0).fillna(0)]
+            axes.errorbar([place + 0.08 * number for place in range(len(names))], own["ours"], yerr=errors, marker=MARKERS[number], markersize=5,
+                          capsize=2, linewidth=1.4, color=COLOURS[number], linestyle="-" if reading in ("capped", "exact") else ":", label=text)  # fmt: skip
+        cap = 100 * 112 / analysis.features_of(str(dataset))
+        axes.axhline(cap, color="0.35", linewidth=1)
+        axes.text(0.01, cap, "budget", transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
+        axes.set_xticks(range(len(names)), names)
+        axes.grid(axis="x", visible=False)
+        axes.set(title=comparison.title(str(dataset)), ylim=(0, 1.12 * cap), xlabel="distillation temperature T")
+    panels[0].set_ylabel("features to be changed (%)")
+    _legend_below(figure, panels[0], columns=2)
+    return figure
+
+
+def invariance(table: pd.DataFrame) -> Figure:
+    """Success of the paper's attack on softmax(Z / T') against T', a line a network.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.invariance_table`, of one profile a data set.
+    """
+    figure, panels = _panels(table)
+    for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
+        for number, name in enumerate(comparison.in_order(rows["temperature"].unique())):
+            own = rows[rows["temperature"] == name].sort_values("attack_temperature")
+            colour = sns.color_palette("colorblind")[number % 10]
+            axes.plot(own["attack_temperature"], own["ours"], marker=MARKERS[number % len(MARKERS)], markersize=4, color=colour,
+                      label="undefended" if name == "none" else f"T = {name}")  # fmt: skip
+            axes.fill_between(own["attack_temperature"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0)
+        axes.axvline(1, color="0.35", linewidth=1)
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xscale="log", xlabel="logits divided by T'")
+    panels[0].set_ylabel("JSMA success rate (%)")
+    _legend_below(figure, panels[0], columns=5)
+    return figure
+
+
+def budget_curves(curves: dict[str, pd.DataFrame], *, mark: int = 112) -> Figure:
+    """Success against budget, a line a network; the paper's budget is marked.
+
+    Parameters
+    ----------
+    curves : dict of str to DataFrame
+        Label to `analysis.budget_curve`.
+    mark : int
+        The budget to mark.
+    """
+    _style()
+    figure, axes = plt.subplots(figsize=(6.4, 3.9))
+    for number, (text, curve) in enumerate(curves.items()):
+        colour = sns.color_palette("colorblind")[number % 10]
+        axes.plot(curve["budget"], curve["ours"], color=colour, label=text)
+        axes.fill_between(curve["budget"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+    axes.axvline(mark, color="0.35", linewidth=1)
+    axes.set(ylim=(-4, 104), xlabel="features that may be changed", ylabel="success of the exact attack (%)")
+    axes.legend(frameon=True, loc="lower right")
+    return figure
+
+
+def pictures(rows: pd.DataFrame, value: float, *, columns: int = 10) -> Figure:
+    """Figures 2 and 6: images and what the attack made of them, drawn from the record of the attack alone.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of kind "attack" of the stage "gallery", in the order in which they are shown.
+    value : float
+        What a changed feature was set to.
+    columns : int
+        Pictures a line.
+    """
+    _style()
+    lines = -(-len(rows) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(0.95 * columns, 1.12 * lines), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, (_, row) in zip(grid.flat, rows.iterrows(), strict=False):
+        pixels = np.array(row["pixels"], np.float32)
+        pixels[np.asarray(row["trace"], int)] = value
+        side = 28 if pixels.size == 784 else 32
+        image = pixels.reshape(-1, side, side).transpose(1, 2, 0)
+        low, high = image.min(), image.max()
+        axes.imshow((image - low) / max(high - low, 1e-6), cmap="gray", interpolation="nearest")
+        mark = "" if row["success"] else " ✗"
+        axes.set_title(f"{row['source']}→{row['target']}{mark}", fontsize=8, fontweight="normal", pad=2)
+    return figure
+
+
+def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
+    """Accuracy on the training batches, epoch by epoch, a line a network.
+
+    Parameters
+    ----------
+    history : dict of str to DataFrame
+        Label to rows of ``epoch`` and ``accuracy``.
+    """
+    _style()
+    figure, axes = plt.subplots(figsize=(6.4, 3.9))
+    for number, (text, curve) in enumerate(history.items()):
+        axes.plot(curve["epoch"], 100 * curve["accuracy"], marker=MARKERS[number % len(MARKERS)], markersize=4,
+                  color=sns.color_palette("colorblind")[number % 10], label=text)  # fmt: skip
+    axes.set(xlabel="epoch", ylabel="accuracy on training batches (%)", ylim=(0, 101))
+    axes.legend(frameon=True, loc="lower right")
+    return figure
+
+
+def _legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 # --- tables as a reader sees them --------------------------------------------------------------------------
@@ -87,17 +256,18 @@ def _compare(axes: Axes, rows: pd.DataFrame) -> None:
 def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """`comparison.success_table` as a reader sees it, with the clean accuracy of each network."""
     clean = {
-        (row["dataset"], "none" if row["role"] == "plain" else f"{row['temperature']:g}"): f"{row['accuracy']:.2%}"
-        for _, row in networks[networks["role"] != "teacher"].iterrows()
+        (row["profile"], row["dataset"], comparison.label(row["role"], row["temperature"])): f"{row['accuracy']:.2%}"
+        for _, row in networks[networks["role"].isin(["plain", "student"])].iterrows()
     }
     return pd.DataFrame({
         "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
         "T": table["temperature"],
         "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
         "ours (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "attacks (images)": [f"{a:,} ({i:,})" for a, i in zip(table["attacks"], table["images"], strict=True)],
         "features changed": ["–" if math.isnan(v) else f"{v:.1f}" for v in table["features"]],
-        "clean accuracy": [clean.get(key, "–") for key in zip(table["dataset"], table["temperature"], strict=True)],
+        "clean accuracy": [clean.get(key, "–") for key in zip(table["profile"], table["dataset"], table["temperature"], strict=True)],
         "verdict": table["verdict"],
     })  # fmt: skip
 
@@ -106,6 +276,7 @@ def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
     """`comparison.accuracy_table` as a reader sees it."""
     return pd.DataFrame({
         "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
         "T": table["temperature"],
         "accuracy (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["accuracy"], table["accuracy_low"], table["accuracy_high"], strict=True)],
         "its teacher (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["teacher"]],
@@ -113,6 +284,59 @@ def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
         "paper's change (points)": ["–" if math.isnan(v) else f"{v:+.2f}" for v in table["paper"]],
         "our change [95 % interval]": [metrics.interval_text(*v, digits=2, sign=True) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "verdict": ["the plain network" if t == "none" else v for t, v in zip(table["temperature"], table["verdict"], strict=True)],
+    })  # fmt: skip
+
+
+def split_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.split_table` as a reader sees it."""
+    return pd.DataFrame({
+        "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
+        "T": table["temperature"],
+        "what is differentiated": [analysis.VARIANTS[v] for v in table["variant"]],
+        "success (%) [95 % interval]": [metrics.interval_text(*v) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
+        "attacks (images)": [f"{a:,} ({i:,})" for a, i in zip(table["attacks"], table["images"], strict=True)],
+        "features changed": ["–" if math.isnan(v) else f"{v:.1f}" for v in table["features"]],
+        "gradient exactly zero": [f"{v:.1%}" for v in table["zero_gradient"]],
+        "no valid pair": [f"{v:.1%}" for v in table["no_valid_pair"]],
+        "over budget": [f"{v:.1%}" for v in table["over_budget"]],
+        "without budget (%)": ["–" if math.isnan(v) else f"{v:.1f}" for v in table["unlimited"]],
+    })  # fmt: skip
+
+
+def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.robustness_table` as a reader sees it, one column a reading."""
+    rows = []
+    for (profile, dataset, temperature), group in table.groupby(["profile", "dataset", "temperature"], sort=False):
+        readings = group.set_index("reading")
+        row = {"data set": comparison.title(dataset), "training": RECIPES.get(profile, profile), "T": temperature}
+        paper = group["paper"].iloc[0]
+        row["paper (%)"] = "–" if math.isnan(paper) else f"{paper:.2f}"
+        for reading, text in READINGS.items():
+            row[f"{text} (%)"] = "–"
+            if reading in readings.index:
+                value, low, high = (float(readings.loc[reading, column]) for column in ("ours", "low", "high"))
+                row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
+        row["images"] = f"{group['images'].iloc[0]:,}"
+        row["images broken"] = f"{readings.loc['capped', 'broken']:.1%}" if "capped" in readings.index else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def confidence_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.confidence_table` as a reader sees it."""
+    return pd.DataFrame({
+        "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
+        "network": table["role"], "T": table["temperature"],
+        "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
+        "confidence (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
+        "largest probability at its T: paper": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper_maximum"]],
+        "ours": [f"{v:.2f}" for v in table["maximum"]],
+        "probability exactly 1 in float32": [f"{v:.1%}" for v in table["certain"]],
+        "gap of the two largest logits": [f"{v:.1f}" for v in table["gap"]],
+        "L1 norm of the logits": [f"{v:.0f}" for v in table["logit_l1"]],
+        "test images": [f"{n:,}" for n in table["images"]],
     })  # fmt: skip
 
 
@@ -125,12 +349,13 @@ def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
     """Why attacks stopped: their share by status, a row a network."""
     shares = (
         attacks.assign(T=["none" if r == "plain" else f"{t:g}" for r, t in zip(attacks["role"], attacks["temperature"], strict=True)])
-        .groupby(["dataset", "T"], sort=False)["status"].value_counts(normalize=True).unstack(fill_value=0.0)
+        .groupby(["profile", "dataset", "T"], sort=False)["status"].value_counts(normalize=True).unstack(fill_value=0.0)
     )  # fmt: skip
     columns = [name for name in ("SUCCESS", "BUDGET", "NO_VALID_PAIR", "ZERO_GRADIENT") if name in shares]
     text = shares[columns].map(lambda share: f"{share:.1%}").reset_index()
     text["dataset"] = [comparison.title(d) for d in text["dataset"]]
-    return text.rename(columns={"dataset": "data set"}).rename_axis(columns=None)
+    text["profile"] = [RECIPES.get(p, p) for p in text["profile"]]
+    return text.rename(columns={"dataset": "data set", "profile": "training"}).rename_axis(columns=None)
 
 
 def html(table: pd.DataFrame) -> str:
