@@ -218,13 +218,97 @@ def pictures(rows: pd.DataFrame, value: float, *, columns: int = 10) -> Figure:
     for axes, (_, row) in zip(grid.flat, rows.iterrows(), strict=False):
         pixels = np.array(row["pixels"], np.float32)
         pixels[np.asarray(row["trace"], int)] = value
-        side = 28 if pixels.size == 784 else 32
-        image = pixels.reshape(-1, side, side).transpose(1, 2, 0)
-        low, high = image.min(), image.max()
-        axes.imshow((image - low) / max(high - low, 1e-6), cmap="gray", interpolation="nearest")
+        _show(axes, pixels)
         mark = "" if row["success"] else " ✗"
         axes.set_title(f"{row['source']}→{row['target']}{mark}", fontsize=8, fontweight="normal", pad=2)
     return figure
+
+
+def soft_labels(logits: dict[float, pd.Series], pixels: pd.Series, *, classes: int) -> Figure:
+    """Images, and below each the probabilities of networks at their own temperatures.
+
+    Parameters
+    ----------
+    logits : dict of float to Series
+        Temperature to the logits (classes,) of each image, by test index.
+    pixels : Series
+        Features (n,) of the images to show, by test index.
+    classes : int
+    """
+    _style()
+    figure, grid = plt.subplots(1 + len(logits), len(pixels), figsize=(1.7 * len(pixels), 1.3 * (1 + len(logits))), squeeze=False)
+    for column, (image, values) in enumerate(pixels.items()):
+        _show(grid[0, column], np.asarray(values, np.float32))
+        for row, (temperature, of_network) in enumerate(logits.items(), 1):
+            scaled = np.asarray(of_network[image], np.float64) / temperature
+            probabilities = np.exp(scaled - scaled.max())
+            axes = grid[row, column]
+            axes.bar(range(classes), probabilities / probabilities.sum(), color=OURS)
+            axes.set(ylim=(0, 1), yticks=[0, 1], xticks=range(0, classes, 3))
+            axes.tick_params(labelsize=8)
+            axes.grid(axis="x", visible=False)
+            if column == 0:
+                axes.set_ylabel(f"T = {temperature:g}", fontsize=9)
+    return figure
+
+
+def saliency(rows: pd.DataFrame) -> Figure:
+    """What the first step of an attack ranks features by, a map a target.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of the stage "gallery" of one image, with ``pixels`` and ``saliency``.
+    """
+    _style()
+    figure, grid = plt.subplots(2, 5, figsize=(8.2, 3.7))
+    _show(grid[0, 0], np.asarray(rows["pixels"].iloc[0], np.float32))
+    grid[0, 0].set_title(f"the image: {rows['source'].iloc[0]}", fontsize=9, fontweight="normal")
+    for axes in list(grid.flat)[1 + len(rows) :]:
+        axes.axis("off")
+    for axes, (_, row) in zip(list(grid.flat)[1:], rows.iterrows(), strict=False):
+        values = _planes(np.asarray(row["saliency"], np.float32)).sum(-1)
+        limit = np.abs(values).max() or 1.0
+        axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.axis("off")
+        axes.set_title(f"towards {row['target']}", fontsize=9, fontweight="normal")
+    return figure
+
+
+def path(rows: pd.DataFrame, value: float) -> Figure:
+    """One attack at five moments, its changed features marked.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        One row of the stage "gallery".
+    value : float
+        What a changed feature was set to.
+    """
+    _style()
+    row = rows.iloc[0]
+    figure, grid = plt.subplots(1, 5, figsize=(8.2, 2.0))
+    order = np.asarray(row["trace"], int)
+    for axes, part in zip(grid, np.linspace(0, 1, 5), strict=True):
+        done = 2 * round(part * len(order) / 2)
+        pixels = np.array(row["pixels"], np.float32)
+        pixels[order[:done]] = value
+        _show(axes, pixels)
+        axes.set_title(f"{done} changed", fontsize=9, fontweight="normal")
+    return figure
+
+
+def _planes(flat: np.ndarray) -> np.ndarray:
+    """Features (C * H * W,) as (H, W, C)."""
+    side = 28 if flat.size == 784 else 32
+    return flat.reshape(-1, side, side).transpose(1, 2, 0)
+
+
+def _show(axes: Axes, flat: np.ndarray) -> None:
+    image = _planes(flat)
+    low, high = image.min(), image.max()
+    axes.imshow((image - low) / max(high - low, 1e-6), cmap="gray", interpolation="nearest")
+    axes.axis("off")
 
 
 def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
