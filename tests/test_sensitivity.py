@@ -82,7 +82,7 @@ def assert_close(found, expected, tolerance=1e-10):
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 7.0])
 @pytest.mark.parametrize("classes", [2, 5])
 def test_equals_autograd(classes, temperature):
-    model, x = small_network(classes, seed=classes, scale=3.0), torch.randn(7, 6)
+    model, x = small_network(classes, seed=classes, scale=3.0), torch.randn(7, 6, dtype=torch.float64)
     expected = by_autograd(model, x, temperature).abs()
     assert 0.01 < expected.max() < 10
     assert_close(log10_gradients(model, x, temperature=temperature, batch_size=3), expected.log10().flatten())
@@ -168,6 +168,9 @@ def test_a_network_that_ignores_its_image():
     model = linear([[1.0, 2.0], [1.0, 2.0]], [0.0, 3.0])
     for statistic in sensitivity.STATISTICS:
         assert log10_amplitude(model, torch.zeros(1, 2), statistic=statistic).tolist() == [-INF]
+    clipped = nn.Sequential(model, nn.Threshold(1e9, -1.0))
+    assert log10_amplitude(clipped, torch.zeros(1, 2)).tolist() == [-INF]
+    assert amplitude(clipped, torch.zeros(1, 2), dtype=torch.float64) == (0.0, 1.0)
 
 
 # --- what floating point makes of it ---------------------------------------------------------------------
@@ -184,8 +187,8 @@ def test_float32_and_float64_underflow_where_the_logarithm_does_not():
 
 
 def test_the_mean_itself_does_not_underflow():
-    weight = [1e-20] + [0.0] * 9_999  # two derivatives of 2e-40, whose mean float32 would have to two digits
-    model, x = linear([weight, [-w for w in weight]], [0.0, -46.0]), torch.zeros(1, 10_000)
+    weight = [1e-27] + [0.0] * 9_999  # two derivatives of 2e-40, whose mean float32 would have to two digits
+    model, x = linear([weight, [-w for w in weight]], [0.0, -30.0]), torch.zeros(1, 10_000)
     found = amplitude(model, x, dtype=torch.float32)
     # 1 - F_top rounds to 0, so the top class's derivative is half of what it should be, and the mean three quarters.
     assert found.amplitude.log10().item() == pytest.approx(log10_amplitude(model, x).item() + math.log10(0.75), abs=1e-4)
@@ -299,6 +302,11 @@ class Hardened(nn.Module):
         return x.flatten(1).float()
 
 
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.flatten(1).detach()
+
+
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
 @pytest.mark.parametrize(
     ("changed", "message"),
@@ -333,16 +341,10 @@ def test_refused_options():
         amplitude(model, x, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="turns torch.float64 into torch.float32"):
         log10_amplitude(Hardened(), x)
-    with torch.no_grad():
-        constant = nn.Sequential(model, nn.Threshold(1e9, -1.0))
+    with pytest.raises(ValueError, match="switch of the CPU"):
+        amplitude(nn.Linear(6, 2, device="meta"), x, dtype=torch.float32, flush=True)
     with pytest.raises(ValueError, match="cannot be differentiated"):
         log10_amplitude(Detached(), x)
-    assert log10_amplitude(constant, x).tolist() == [-INF, -INF]
-
-
-class Detached(nn.Module):
-    def forward(self, x):
-        return x.flatten(1).detach()
 
 
 def test_the_walk_over_classes_does_not_depend_on_their_order():
