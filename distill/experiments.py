@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from distill import data, models, records, training
+from distill import data, models, records, sensitivity, training
 from distill.attacks.jsma import Status, all_targets, jsma
 from distill.plans import (
     MAX_FEATURES as MAX_FEATURES,
@@ -170,10 +170,10 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     with torch.no_grad():
         predicted = torch.cat([loaded.model(part).argmax(1) for part in x.split(1000)])
     rows, targets = all_targets(predicted, 10)
-    flush = flush_denormal() if config.get("flush") else contextlib.nullcontext()
+    flush = bool(config.get("flush"))
     tables, passes, started = [], 0, time.perf_counter()
     for temperature in config.get("sweep") or [config["attack_temperature"]]:
-        with flush:
+        with sensitivity.denormals(flush) if flush else contextlib.nullcontext():
             result = jsma(
                 loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
                 output=config["output"], temperature=temperature, precision=config["precision"],
@@ -230,28 +230,6 @@ def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
     return drawn_images(len(labels), config["images"])
 
 
-@contextlib.contextmanager
-def flush_denormal() -> Iterator[None]:
-    """Denormal numbers are zero inside, as on processors and in libraries that flush them.
-
-    The switch is the calling thread's own, so everything inside runs in that one.
-
-    Raises
-    ------
-    RunError
-        If the processor has no such switch.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if not torch.set_flush_denormal(True):
-            raise RunError("this processor cannot flush denormal numbers to zero")
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
-
-
 def _predict(config: Config, context: Context, work: Path) -> records.Record:
     """What the network says of every test image, at T = 1 and at its own T: Table III's confidence, the size of the logits."""
     model = load_model(config["network"], context).model
@@ -280,7 +258,39 @@ def _predict(config: Config, context: Context, work: Path) -> records.Record:
     )  # fmt: skip
 
 
-RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {"model": _train, "attack": _attack, "prediction": _predict}
+def _measure(config: Config, context: Context, work: Path) -> records.Record:
+    """Figure 9: how large the derivatives of the probabilities are, as float32 and float64 give them, and truly."""
+    model = load_model(config["network"], context).model
+    test = _images(config["dataset"], False, context)
+    drawn = torch.from_numpy(drawn_images(len(test.y), config["images"])).to(context.device)
+    x = test.x[drawn]
+    started = time.perf_counter()
+    table = pd.DataFrame({"image": drawn.cpu().numpy().astype(np.int32),
+                          "log10_amplitude": sensitivity.log10_amplitude(model, x).cpu().numpy(),
+                          "log10_maximum": sensitivity.log10_amplitude(model, x, statistic="max").cpu().numpy()})  # fmt: skip
+    for name, options in (
+        ("float32", {"dtype": torch.float32}),
+        ("flush", {"dtype": torch.float32, "flush": True}),
+        ("float64", {"dtype": torch.float64}),
+    ):
+        if options.get("flush") and torch.device(context.device).type != "cpu":
+            continue  # a switch of the processor
+        found = sensitivity.amplitude(model, x, **options)
+        table[f"{name}_amplitude"] = found.amplitude.cpu().numpy()
+        table[f"{name}_zero_share"] = found.zero_share.cpu().numpy()
+    return records.write(
+        context.store, config, table, columns=_columns(config),
+        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device,
+                    "data": {"test": test.sha256, "source": test.source}, "dtype": "float64"},
+    )  # fmt: skip
+
+
+RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {
+    "model": _train,
+    "attack": _attack,
+    "prediction": _predict,
+    "sensitivity": _measure,
+}
 
 
 def results(

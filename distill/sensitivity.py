@@ -136,7 +136,7 @@ def amplitude(
         gradients = _jacobian(F.softmax(scaled, 1), x).flatten(1)
         return torch.stack([gradients.abs().mean(1, dtype=torch.float64), (gradients == 0).mean(1, dtype=torch.float64)], 1)
 
-    with _denormals(flush):
+    with denormals(flush):
         return Amplitude(*_measure(measure, model, images, dtype, temperature, batch_size).unbind(1))
 
 
@@ -216,7 +216,7 @@ def _check_logits(logits: Tensor, x: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _denormals(flush: bool) -> Iterator[None]:
+def denormals(flush: bool) -> Iterator[None]:
     """Denormals flushed to zero or kept; afterwards as it was.
 
     Each thread has a switch of its own and torch sets the calling one's, so while it flushes there is one thread.
