@@ -244,3 +244,71 @@ def invariance_table(attacks: pd.DataFrame) -> pd.DataFrame:
 
 def _scaled(value: Estimate, factor: float) -> Estimate:
     return value._replace(value=value.value * factor, low=value.low * factor, high=value.high * factor)
+
+
+BINS = ((0.0, 1e-40), (1e-40, 1e-35), (1e-35, 1e-30), (1e-30, 1e-25), (1e-25, 1e-20), (1e-20, 1e-15), (1e-15, 1e-10), (1e-10, 1e-5), (1e-5, 1e-3), (1e-3, 1.0))  # fmt: skip
+ARITHMETICS = {"float32": "float32", "flush": "float32, flushed", "float64": "float64", "exact": "exact"}
+
+
+def amplitude_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
+    """Figure 9 in numbers: share of images in each bin of the mean gradient amplitude, in each arithmetic.
+
+    Parameters
+    ----------
+    sensitivity : DataFrame
+        Rows of kind "sensitivity".
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``temperature``, ``arithmetic`` (of `ARITHMETICS`), ``bin`` (0 to 9), ``paper``,
+        ``ours``, ``low``, ``high`` in percent, and ``images``.
+    """
+    rows = []
+    for (profile, dataset, role, temperature), group in sensitivity.groupby(["profile", "dataset", "role", "temperature"], sort=False):
+        at = comparison.label(role, temperature)
+        for arithmetic in ARITHMETICS:
+            if arithmetic != "exact" and f"{arithmetic}_amplitude" not in group:
+                continue
+            exact = group["log10_amplitude"]
+            with np.errstate(divide="ignore"):
+                values = exact if arithmetic == "exact" else np.log10(group[f"{arithmetic}_amplitude"])
+            for number, (low, high) in enumerate(BINS):
+                inside = (values < np.log10(high)) & (values >= (np.log10(low) if low else -np.inf))
+                share = metrics.accuracy(int(inside.sum()), len(group))
+                quantity = f"share_of_samples_with_mean_gradient_amplitude_in_{_bin_name(low, high)}"
+                rows.append({
+                    "profile": profile, "dataset": dataset, "temperature": at, "arithmetic": arithmetic, "bin": number,
+                    "paper": comparison.reported("fig9", str(dataset), quantity).get(at, np.nan),
+                    "ours": 100 * share.value, "low": 100 * share.low, "high": 100 * share.high, "images": len(group),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _bin_name(low: float, high: float) -> str:
+    def text(value: float) -> str:
+        return f"{value:g}".replace("e-0", "e-") if value >= 1 or value == 0 else f"1e-{round(-np.log10(value))}"
+
+    return f"{text(low)}..{text(high)}"
+
+
+def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
+    """log10 of the exact mean gradient amplitude: median and quantiles over images, and how much float32 and float64 lose.
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``temperature``, ``q05``, ``median``, ``q95`` (log10), ``float32_zero`` and
+        ``float64_zero`` (percent of the derivatives that are exactly zero), ``float32_all_zero`` (percent of images
+        all of whose derivatives are), ``images``.
+    """
+    rows = []
+    for (profile, dataset, role, temperature), group in sensitivity.groupby(["profile", "dataset", "role", "temperature"], sort=False):
+        quantiles = group["log10_amplitude"].quantile([0.05, 0.5, 0.95])
+        rows.append({
+            "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature),
+            "q05": quantiles[0.05], "median": quantiles[0.5], "q95": quantiles[0.95],
+            "float32_zero": 100 * group["float32_zero_share"].mean(), "float64_zero": 100 * group["float64_zero_share"].mean(),
+            "float32_all_zero": 100 * (group["float32_zero_share"] == 1).mean(), "images": len(group),
+        })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -41,6 +41,11 @@ def reported(figure: str, dataset: str, quantity: str | None = None) -> dict[str
     return {str(t): float(v) for t, v in zip(rows["temperature"], rows["value"], strict=True)}
 
 
+def reported_table() -> pd.DataFrame:
+    """Every number that the paper reports: figure, data set, quantity, temperature, value, unit, source, uncertainty."""
+    return _reported().copy()
+
+
 def title(dataset: str) -> str:
     """A data set's name as a reader knows it; a folder's is its path's last part."""
     return TITLES.get(dataset, Path(dataset).name)

@@ -223,6 +223,11 @@ def _saliency_maps(model: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> 
     return list(gradient.flatten(1).cpu().numpy())
 
 
+def _draw_name(config: Config) -> str:
+    """What sets an attack apart that is not part of a comparison; "" for those that are."""
+    return config.get("draw") or ("sweep" if "sweep" in config else "")
+
+
 def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
     """Test indices of the attacked images."""
     if config.get("draw") == "one of each class":
@@ -336,13 +341,11 @@ def results(
             for config in runs:
                 record = records.find(config, context.look_in)
                 if record is not None:
-                    tables.setdefault(config["kind"], []).append(record.table())
+                    table = record.table()
+                    if config["kind"] == "attack":  # older records lack these columns
+                        table = table.assign(flush=bool(config.get("flush")), draw=_draw_name(config))
+                    tables.setdefault(config["kind"], []).append(table)
     found = {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
-    if "attack" in found:  # columns that older records lack, since then nothing else could be asked for
-        found["attack"] = found["attack"].assign(
-            flush=found["attack"].get("flush", pd.Series(False, found["attack"].index)).eq(True),
-            draw=found["attack"].get("draw", pd.Series("", found["attack"].index)).fillna(""),
-        )
     return {kind: found.get(kind, pd.DataFrame()) for kind in RUNNERS}
 
 

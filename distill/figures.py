@@ -311,6 +311,81 @@ def _show(axes: Axes, flat: np.ndarray) -> None:
     axes.axis("off")
 
 
+def amplitudes(table: pd.DataFrame) -> Figure:
+    """Figure 9: share of images in each bin of the mean gradient amplitude, against temperature.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.amplitude_table`, of one profile a data set.
+    """
+    _style()
+    datasets = list(table["dataset"].unique())
+    columns = {**analysis.ARITHMETICS}
+    figure, grid = plt.subplots(
+        len(datasets), len(columns), figsize=(2.6 * len(columns) + 1, 3.1 * len(datasets)), squeeze=False, sharey=True
+    )
+    colours = sns.color_palette("viridis", len(analysis.BINS))
+    for line, dataset in zip(grid, datasets, strict=True):
+        for axes, (arithmetic, text) in zip(line, columns.items(), strict=True):
+            rows = table[(table["dataset"] == dataset) & (table["arithmetic"] == arithmetic)]
+            names = comparison.in_order(rows["temperature"].unique())
+            below = np.zeros(len(names))
+            for number, (low, high) in enumerate(analysis.BINS):
+                shares = rows[rows["bin"] == number].set_index("temperature").reindex(names)["ours"].fillna(0).to_numpy()
+                axes.bar(names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, label=f"{low:g} to {high:g}")
+                below += shares
+            axes.set(title=f"{comparison.title(dataset)}\n{text}", ylim=(0, 100))
+            axes.tick_params(labelsize=8)
+            axes.grid(axis="x", visible=False)
+            axes.set_xlabel("T")
+        line[0].set_ylabel("images (%)")
+    handles, texts = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    return figure
+
+
+def amplitude_quantiles(table: pd.DataFrame) -> Figure:
+    """The exact mean gradient amplitude against temperature: median and the middle nine tenths of the images.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.amplitude_quantiles`, of one profile a data set.
+    """
+    _style()
+    figure, axes = plt.subplots(figsize=(6.8, 4.1))
+    names = comparison.in_order(table["temperature"].unique())
+    for number, (dataset, rows) in enumerate(table.groupby("dataset", sort=False)):
+        own = rows.set_index("temperature").reindex(names)
+        places = np.arange(len(names)) + 0.1 * number
+        axes.errorbar(places, own["median"], yerr=[own["median"] - own["q05"], own["q95"] - own["median"]], marker=MARKERS[number],
+                      color=COLOURS[number], capsize=3, linewidth=1.6, label=comparison.title(str(dataset)))  # fmt: skip
+    for exponent, text in ((-45, "float32 ends"), (-324, "float64 ends")):
+        axes.axhline(exponent, color="0.35", linewidth=1)
+        axes.text(0.01, exponent, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
+    axes.set_xticks(range(len(names)), names)
+    axes.grid(axis="x", visible=False)
+    axes.set(xlabel="distillation temperature T", ylabel="log10 of the mean gradient amplitude")
+    axes.legend(frameon=True, loc="lower left")
+    return figure
+
+
+def amplitude_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.amplitude_quantiles` as a reader sees it."""
+    return pd.DataFrame({
+        "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
+        "T": table["temperature"],
+        "log10 of the mean amplitude: median": table["median"].map("{:.1f}".format),
+        "5 % to 95 % of images": [f"{low:.1f} to {high:.1f}".replace("-", "\N{MINUS SIGN}") for low, high in zip(table["q05"], table["q95"], strict=True)],
+        "derivatives exactly 0 in float32": table["float32_zero"].map("{:.1f} %".format),
+        "in float64": table["float64_zero"].map("{:.1f} %".format),
+        "images with no derivative left in float32": table["float32_all_zero"].map("{:.1f} %".format),
+        "images": table["images"],
+    })  # fmt: skip
+
+
 def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy on the training batches, epoch by epoch, a line a network.
 
