@@ -169,7 +169,7 @@ def log_jacobian(scaled: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def _jacobian(outputs: Tensor, x: Tensor) -> Tensor:
-    """Derivatives (N, classes, features); one backward pass a class, on a CPU as fast as `is_grads_batched` or faster."""
+    """Derivatives (N, classes, features); one backward pass a class: `is_grads_batched` gained at most a tenth on a CPU."""
     gradients = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in outputs.unbind(1)]
     return torch.stack(gradients, 1).flatten(2)
 
