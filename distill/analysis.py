@@ -191,7 +191,7 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
             rows.append({
                 "profile": profile, "dataset": dataset, "temperature": at, "reading": reading,
                 "paper": said.get(at, np.nan), "ours": value.value, "low": value.low, "high": value.high,
-                "images": group["image"].nunique(), "broken": group.groupby("image")["success"].any().mean(),
+                "images": group["image"].nunique(), "record": group["record"].iloc[0], "broken": group.groupby("image")["success"].any().mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -222,7 +222,7 @@ def confidence_table(predictions: pd.DataFrame) -> pd.DataFrame:
             "profile": profile, "dataset": dataset, "role": role, "temperature": at, "paper": said.get(at, np.nan),
             "ours": ours.value, "low": ours.low, "high": ours.high, "paper_maximum": maximum.get(at, np.nan),
             "maximum": group["probability_at_T"].mean(), "certain": group["certain"].mean(), "gap": group["gap"].mean(),
-            "logit_l1": group["logit_l1"].mean(), "images": len(group),
+            "logit_l1": group["logit_l1"].mean(), "images": len(group), "record": group["record"].iloc[0],
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -280,7 +280,7 @@ def amplitude_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
                 rows.append({
                     "profile": profile, "dataset": dataset, "temperature": at, "arithmetic": arithmetic, "bin": number,
                     "paper": comparison.reported("fig9", str(dataset), quantity).get(at, np.nan),
-                    "ours": 100 * share.value, "low": 100 * share.low, "high": 100 * share.high, "images": len(group),
+                    "ours": 100 * share.value, "low": 100 * share.low, "high": 100 * share.high, "images": len(group), "record": group["record"].iloc[0],
                 })  # fmt: skip
     return pd.DataFrame(rows)
 

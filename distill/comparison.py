@@ -106,7 +106,7 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
             won = groups[name][groups[name]["success"]]
             rows.append({
                 "profile": run_profile, "dataset": dataset, "temperature": name, **_both(paper, ours), "attacks": ours.n, "images": ours.clusters,
-                "features": won["features_changed"].mean() if len(won) else math.nan,
+                "features": won["features_changed"].mean() if len(won) else math.nan, "record": groups[name]["record"].iloc[0],
                 "verdict": verdict(paper, ours, paper_change=said[name] - said["none"], our_change=change) if paper else NOTHING,
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -140,7 +140,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
             share = _percent(metrics.accuracy(network["correct"], network["test_images"]))
             row = {"profile": run_profile, "dataset": dataset, "temperature": name, "accuracy": share.value, "accuracy_low": share.low,
                    "accuracy_high": share.high, "teacher": 100 * teachers.get(network["temperature"], math.nan) if name != "none" else math.nan,
-                   "images": share.n}  # fmt: skip
+                   "images": share.n, "record": network["record"]}  # fmt: skip
             if name == "none" or plain.empty:
                 rows.append({**row, **_both(None, None), "verdict": NOTHING if name == "none" else NO_PLAIN})
                 continue
@@ -199,29 +199,3 @@ def _both(paper: Estimate | None, ours: Estimate | None) -> dict[str, float]:
 def in_order(names: Iterable[str]) -> list[str]:
     """Labels of temperatures as the paper orders them: "none", then rising."""
     return sorted(names, key=lambda name: -1.0 if name == "none" else float(name))
-
-
-def claims(success: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Claims of the paper that these tables can judge, a row each: ``claim``, ``section``, ``paper``, ``ours``, ``verdict``.
-
-    Parameters
-    ----------
-    success : DataFrame
-        Of `success_table`.
-    accuracy : DataFrame
-        Of `accuracy_table`.
-    """
-    rows = []
-    for _, row in success.iterrows():
-        if row["verdict"] not in (NOTHING, NO_PLAIN):
-            network = "the undefended network" if row["temperature"] == "none" else f"T = {row['temperature']}"
-            rows.append({"claim": f"JSMA success on {title(row['dataset'])}, {network} (%)", "section": "V-B, Figure 7",
-                         "paper": f"{row['paper']:.2f}", "ours": metrics.interval_text(row["ours"], row["low"], row["high"], 2),
-                         "verdict": row["verdict"]})  # fmt: skip
-    for _, row in accuracy.iterrows():
-        if row["verdict"] not in (NOTHING, NO_PLAIN):
-            rows.append({"claim": f"change of accuracy on {title(row['dataset'])}, T = {row['temperature']} (points)", "section": "V-C, Figure 8",
-                         "paper": f"{row['paper']:+.2f}".replace("-", "\N{MINUS SIGN}"),
-                         "ours": metrics.interval_text(row["ours"], row["low"], row["high"], 2, sign=True),
-                         "verdict": row["verdict"]})  # fmt: skip
-    return pd.DataFrame(rows, columns=["claim", "section", "paper", "ours", "verdict"])

@@ -96,6 +96,37 @@ def _compare(axes: Axes, rows: pd.DataFrame, said: dict[str, float]) -> None:
     axes.grid(axis="x", visible=False)
 
 
+def headline(table: pd.DataFrame) -> Figure:
+    """The book's one figure: the paper's values, its attack on our networks, and the same attack in exact arithmetic.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.split_table`, the variants "float32" and "exact" of one profile a data set.
+    """
+    table = table[table["role"].isin(["plain", "student"])]
+    figure, panels = _panels(table)
+    for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
+        said = comparison.reported("fig7", str(dataset))
+        names = comparison.in_order(set(rows["temperature"]))
+        there = [name for name in names if name in said]
+        axes.plot([names.index(name) for name in there], [said[name] for name in there], marker="D", markersize=6, markerfacecolor="none",
+                  linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
+        for number, (variant, text) in enumerate((("float32", "ours, float32 as in the paper"), ("exact", "ours, exact arithmetic"))):
+            own = rows[rows["variant"] == variant].set_index("temperature").reindex(names)
+            errors = [(own["ours"] - own["low"]).clip(lower=0).fillna(0), (own["high"] - own["ours"]).clip(lower=0).fillna(0)]
+            places = np.arange(len(names))
+            known = own["ours"].notna().to_numpy()
+            axes.errorbar(places[known], own["ours"][known], yerr=[error[known] for error in errors], marker=MARKERS[number], markersize=6, capsize=3,
+                          linewidth=1.6, color=(COLOURS[0], COLOURS[2])[number], label=text)  # fmt: skip
+        axes.set_xticks(range(len(names)), names)
+        axes.grid(axis="x", visible=False)
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xlabel="distillation temperature T")
+    panels[0].set_ylabel("JSMA success rate (%)")
+    _legend_below(figure, panels[0], columns=3)
+    return figure
+
+
 def split(table: pd.DataFrame) -> Figure:
     """The paper's attack and the same attack in other arithmetic, success against temperature.
 
@@ -499,6 +530,19 @@ def confidence_text(table: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def claims_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`claims.judge` as a reader sees it, each claim with a link to its chapter."""
+    return pd.DataFrame({
+        "claim": [f'<a href="{c}.html">{t}</a>' for t, c in zip(table["claim"], table["chapter"], strict=True)],
+        "section": table["section"],
+        "paper": [f"{v:.2f}".replace("-", "\N{MINUS SIGN}") for v in table["paper"]],
+        "ours [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
+        "n": [f"{n:,}" if n else "–" for n in table["n"]],
+        "training": [RECIPES.get(p, "–") for p in table["profile"]],
+        "verdict": table["verdict"],
+    })  # fmt: skip
+
+
 def percent_text(share: metrics.Estimate) -> str:
     """A share with its interval, in percent."""
     return metrics.interval_text(100 * share.value, 100 * share.low, 100 * share.high, 2)
@@ -517,6 +561,6 @@ def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
     return text.rename(columns={"dataset": "data set", "profile": "training"}).rename_axis(columns=None)
 
 
-def html(table: pd.DataFrame) -> str:
-    """A table as HTML for a page, verdicts marked by their own class."""
-    return table.to_html(index=False, border=0, justify="left", classes="comparison", na_rep="–")
+def html(table: pd.DataFrame, *, escape: bool = True) -> str:
+    """A table as HTML for a page; without ``escape`` its cells may be HTML themselves."""
+    return table.to_html(index=False, border=0, justify="left", classes="comparison", na_rep="–", escape=escape)

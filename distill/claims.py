@@ -1,0 +1,206 @@
+"""Every claim of the paper that has a number: where it is made, what we measured, from which record, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from distill import analysis, comparison, metrics
+from distill.metrics import Estimate
+
+PROFILES = ("paper", "quick")  # a claim is judged by the first of them that is on record; a smoke test judges none
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number of the paper.
+
+    Attributes
+    ----------
+    text, section, chapter : str
+        What is claimed, where in the paper, and on which page of the book it is measured.
+    measure : {"success", "accuracy", "robustness", "confidence", "maximum", "smoothing", "amplitude"}
+    dataset, temperature : str
+        Of the network; "none" is the undefended one.
+    """
+
+    text: str
+    section: str
+    chapter: str
+    measure: str
+    dataset: str
+    temperature: str
+
+
+def _claims() -> list[Claim]:
+    names = {"mnist": "MNIST", "cifar10": "CIFAR10"}
+    made = []
+    for dataset, name in names.items():
+        for at in ("none", "1", "5", "10", "20", "100"):
+            network = "the undefended network" if at == "none" else f"T = {at}"
+            made.append(Claim(f"JSMA success on {name}, {network} (%)", "V-B, Figure 7", "success", "success", dataset, at))
+        for at in ("1", "20", "100"):
+            made.append(Claim(f"change of accuracy on {name}, T = {at} (points)", "V-C, Figure 8", "accuracy", "accuracy", dataset, at))
+        for at in ("none", "20", "40" if dataset == "mnist" else "50"):
+            network = "the undefended network" if at == "none" else f"T = {at}"
+            made.append(
+                Claim(f"robustness on {name}, {network} (% of the features)", "V-D, Figure 10", "robustness", "robustness", dataset, at)
+            )
+    for at in ("1", "20"):
+        made.append(Claim(f"confidence on CIFAR10, T = {at} (%)", "V-D, Table III", "confidence", "confidence", "cifar10", at))
+    for at in ("1", "20", "40"):
+        made.append(Claim(f"mean largest probability at its own T on CIFAR10, T = {at} (%)", "V-D", "confidence", "maximum", "cifar10", at))
+    made.append(Claim("JSMA success with smoothed labels on MNIST (%)", "V-B", "confidence", "smoothing", "mnist", "none"))
+    for at in ("none", "20", "100"):
+        network = "the undefended network" if at == "none" else f"T = {at}"
+        made.append(
+            Claim(
+                f"images with mean gradient below 1e-40 on CIFAR10, {network} (%)", "V-D, Figure 9", "gradients", "amplitude", "cifar10", at
+            )
+        )
+    return made
+
+
+CLAIMS = _claims()
+
+
+def judge(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The verdict on every claim.
+
+    Rates and accuracies by `comparison.success_table` and `comparison.accuracy_table`, the rest likewise:
+    "reproduced": the paper's interval and ours overlap. "reproduced in direction": they do not, but the change
+    against the undefended network has the paper's sign and our interval for it excludes no change. Else "not
+    reproduced"; "not on record" where nothing was measured. Of two profiles that are on record the paper's own
+    recipe counts.
+
+    Parameters
+    ----------
+    rows : dict of str to DataFrame
+        By kind, as `experiments.results` returns them for the stages train, attack, predictions, sensitivity and
+        smoothing.
+
+    Returns
+    -------
+    DataFrame
+        A row a claim: ``claim``, ``section``, ``chapter``, ``paper``, ``ours``, ``low``, ``high``, ``n``,
+        ``profile``, ``record``, ``verdict``.
+    """
+    tables = _tables(rows)
+    judged = []
+    for claim in CLAIMS:
+        said = _said(claim)
+        table = tables.get(claim.measure, pd.DataFrame())
+        row = {"claim": claim.text, "section": claim.section, "chapter": claim.chapter, "paper": said.value}
+        found = _first(table, claim.dataset, claim.temperature)
+        if found is None or math.isnan(found["ours"]):
+            judged.append(
+                {
+                    **row,
+                    "ours": math.nan,
+                    "low": math.nan,
+                    "high": math.nan,
+                    "n": 0,
+                    "profile": "",
+                    "record": "",
+                    "verdict": "not on record",
+                }
+            )
+            continue
+        ours = Estimate(found["ours"], found["low"], found["high"], int(found["n"]), int(found["n"]))
+        judged.append({
+            **row, "ours": ours.value, "low": ours.low, "high": ours.high, "n": ours.n, "profile": found["profile"], "record": found["record"],
+            "verdict": found["verdict"] if claim.measure in ("success", "accuracy") else comparison.verdict(said, ours, **_changes(claim, table, found, ours)),
+        })  # fmt: skip
+    return pd.DataFrame(judged)
+
+
+def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """A table a measure, with the columns profile, dataset, temperature, ours, low, high, n and record."""
+    tables: dict[str, pd.DataFrame] = {}
+    if len(rows.get("attack", ())):
+        attacks = analysis.paper_attack(rows["attack"])
+        tables["success"] = comparison.success_table(attacks).assign(n=lambda t: t["attacks"])
+        robust = analysis.robustness_table(attacks)
+        tables["robustness"] = robust[robust["reading"] == "capped"].assign(n=lambda t: t["images"])
+        control = [
+            {"profile": profile, "dataset": dataset, "temperature": "none", "ours": 100 * rate.value, "low": 100 * rate.low,
+             "high": 100 * rate.high, "n": rate.n, "record": group["record"].iloc[0]}
+            for (profile, dataset), group in attacks[attacks["role"] == "smoothed"].groupby(["profile", "dataset"])
+            for rate in [metrics.success_rate(group)]
+        ]  # fmt: skip
+        tables["smoothing"] = pd.DataFrame(control)
+    if len(rows.get("model", ())):
+        tables["accuracy"] = comparison.accuracy_table(rows["model"]).assign(n=lambda t: t["images"])
+    if len(rows.get("prediction", ())):
+        students = rows["prediction"][rows["prediction"]["role"].isin(["plain", "student"])]
+        confidence = analysis.confidence_table(students).assign(n=lambda t: t["images"])
+        tables["confidence"] = confidence
+        deviation = (
+            1.96 * students.groupby("record")["probability_at_T"].std() / students.groupby("record")["probability_at_T"].count() ** 0.5
+        )
+        error = 100 * confidence["record"].map(deviation)
+        middle = 100 * confidence["maximum"]
+        tables["maximum"] = confidence.assign(ours=middle, low=middle - error, high=middle + error)
+    if len(rows.get("sensitivity", ())):
+        bins = analysis.amplitude_table(rows["sensitivity"])
+        tables["amplitude"] = bins[(bins["bin"] == 0) & (bins["arithmetic"] == "float32")].assign(n=lambda t: t["images"])
+    return tables
+
+
+def _first(table: pd.DataFrame, dataset: str, temperature: str) -> pd.Series | None:
+    for profile in PROFILES if len(table) else ():
+        found = table[(table["profile"] == profile) & (table["dataset"] == dataset) & (table["temperature"] == temperature)]
+        if len(found):
+            return found.iloc[0]
+    return None
+
+
+def _said(claim: Claim, temperature: str | None = None) -> Estimate:
+    """The paper's value, with an interval where its sample size is known and the reading error of its bars where not."""
+    at = temperature or claim.temperature
+    if claim.measure == "success":
+        value = comparison.reported("fig7", claim.dataset)[at]
+        return _percent(metrics.accuracy(round(value / 100 * comparison.TARGETS), comparison.TARGETS), value)
+    if claim.measure == "smoothing":
+        value = comparison.reported("text", claim.dataset, "label_smoothing_jsma_success_rate")["none"]
+        return _percent(metrics.accuracy(round(value / 100 * comparison.TARGETS), comparison.TARGETS), value)
+    if claim.measure == "accuracy":
+        return _near(comparison.reported("fig8", claim.dataset)[at], 0.02)
+    if claim.measure == "robustness":
+        return _near(comparison.reported("fig10", claim.dataset, "robustness")[at], 0.05)
+    if claim.measure == "amplitude":
+        return _near(comparison.reported("fig9", claim.dataset, "share_of_samples_with_mean_gradient_amplitude_in_0..1e-40")[at], 0.3)
+    if claim.measure == "maximum":
+        return _near(100 * comparison.reported("text", claim.dataset, "mean_max_probability")[at], 0.5)
+    return _near(comparison.reported("table3", claim.dataset)[at], 0.5)
+
+
+def _changes(claim: Claim, table: pd.DataFrame, found: pd.Series, ours: Estimate) -> dict:
+    """The paper's change and ours against the undefended network, or where the paper has none against T = 1."""
+    base = "1" if claim.measure in ("confidence", "maximum") else "none"
+    if claim.measure == "smoothing" or claim.temperature == base:
+        return {}
+    own = table[table["profile"] == found["profile"]]
+    before = own[(own["dataset"] == claim.dataset) & (own["temperature"] == base)]
+    if before.empty:
+        return {}
+    start = before.iloc[0]
+    value = ours.value - start["ours"]
+    below, above = (
+        math.hypot(ours.value - ours.low, start["high"] - start["ours"]),
+        math.hypot(ours.high - ours.value, start["ours"] - start["low"]),
+    )
+    return {
+        "paper_change": _said(claim).value - _said(claim, base).value,
+        "our_change": Estimate(value, value - below, value + above, ours.n, ours.n),
+    }
+
+
+def _near(value: float, error: float) -> Estimate:
+    return Estimate(value, value - error, value + error, 0, 0)
+
+
+def _percent(share: Estimate, value: float) -> Estimate:
+    return Estimate(value, 100 * share.low, 100 * share.high, share.n, share.clusters)
