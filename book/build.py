@@ -1,8 +1,9 @@
 """Execute the book's chapters and build the site.
 
 Without options: build the site from the chapters as they are committed (no network, no computation).
-``--execute``: run the chapters first, in place, with their own parameters, and strip what papermill adds.
-``--profile P``: work on a copy in ``_build/P``, every chapter rerun with that profile and store.
+``--execute``: run the chapters first, in place, with their own parameters, and strip what papermill adds; write the live
+page's data anew if the published networks are here.
+``--profile P``: work on a copy in ``_build/P``, every chapter rerun with that profile and store, the live page with its networks.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import live
 import nbformat
 import papermill
 
-from distill import experiments
+from distill import data, experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,10 +93,15 @@ def main() -> None:
         store = str(chosen.store.expanduser().resolve()) if chosen.store else None  # chapters run in their own folder
         for path in chapters(root):
             execute(path, {"profile": chosen.profile, "store": store})
+        live.export(root / "book" / "extra" / "live", profile=chosen.profile, store=store)
     elif chosen.execute:
         for path in chapters(root):
             execute(path)
         picture(root / "book" / "index.ipynb", ROOT / "results" / "success.png")
+        try:
+            live.export(live.FOLDER)
+        except (experiments.RunError, data.DataError) as error:
+            print(f"the live page keeps its committed networks: {error}")
     print(f"\nThe site is built. Open it in a browser: {build(root).as_uri()}")
 
 
