@@ -275,7 +275,7 @@ def soft_labels(logits: dict[float, pd.Series], pixels: pd.Series, *, classes: i
             probabilities = np.exp(scaled - scaled.max())
             axes = grid[row, column]
             axes.bar(range(classes), probabilities / probabilities.sum(), color=OURS)
-            axes.set(ylim=(0, 1), yticks=[0, 1], xticks=range(0, classes, 3))
+            axes.set(yscale="log", ylim=(1e-8, 2), yticks=[1e-8, 1e-4, 1], xticks=range(0, classes, 3))
             axes.tick_params(labelsize=8)
             axes.grid(axis="x", visible=False)
             if column == 0:

@@ -1,0 +1,123 @@
+"""What the tables say of rows whose answer is known."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distill import analysis, claims, comparison, experiments, metrics, records
+
+
+def rows(changed, *, role="student", temperature=100.0, output="softmax", precision="float32", attack_temperature=1.0, flush=False,
+         draw="", max_features=112, dataset="mnist", targets=3):  # fmt: skip
+    """Attacks on images with three targets each: the features changed, None for a failure at a zero gradient."""
+    success = [value is not None for value in changed]
+    return pd.DataFrame({
+        "image": np.arange(len(changed)) // targets, "success": success, "features_changed": [value or 0 for value in changed],
+        "status": ["SUCCESS" if s else "ZERO_GRADIENT" for s in success], "profile": "quick", "dataset": dataset, "role": role,
+        "temperature": temperature, "seed": 0, "output": output, "precision": precision, "attack_temperature": attack_temperature,
+        "flush": flush, "draw": draw, "max_features": max_features, "record": f"{role}-{temperature:g}-{output}-{precision}-{flush}",
+    })  # fmt: skip
+
+
+def test_every_arithmetic_is_told_apart():
+    kinds = {
+        "float32": {}, "flush": {"flush": True}, "float64": {"precision": "float64"}, "exact": {"output": "log_softmax"},
+        "scaled": {"attack_temperature": 100.0}, "logits": {"output": "logits"},
+    }  # fmt: skip
+    for name, options in kinds.items():
+        assert set(analysis.variant(rows([2], **options))) == {name}
+    assert set(kinds) == set(analysis.VARIANTS)
+    for other in ({"draw": "sweep"}, {"attack_temperature": 7.0}, {"precision": "bfloat16"}):
+        assert set(analysis.variant(rows([2], **other))) == {""}
+
+
+def test_split_counts_only_what_the_budget_allows():
+    table = analysis.split_table(pd.concat([
+        rows([10, None, None, 20, None, None]),
+        rows([10, 112, 114, 20, 400, 600], output="log_softmax", max_features=784),
+    ])).set_index("variant")  # fmt: skip
+    assert table.loc["float32", "ours"] == pytest.approx(100 / 3) and table.loc["float32", "zero_gradient"] == pytest.approx(2 / 3)
+    assert math.isnan(table.loc["float32", "unlimited"])
+    exact = table.loc["exact"]
+    assert (exact["ours"], exact["over_budget"], exact["unlimited"]) == (pytest.approx(50), pytest.approx(0.5), 100)
+    assert exact["features"] == pytest.approx((10 + 112 + 20) / 3)
+
+
+def test_budget_curve_rises_to_all_and_refuses_a_larger_budget():
+    attack = rows([2, 10, 30, 40, None, 100])
+    curve = analysis.budget_curve(attack, [0, 2, 30, 112]).set_index("budget")["ours"]
+    assert curve.tolist() == pytest.approx([0, 100 / 6, 50, 500 / 6])
+    with pytest.raises(ValueError, match="up to that"):
+        analysis.budget_curve(attack, [113])
+
+
+def test_robustness_depends_on_what_a_failure_counts():
+    attack = rows([10, None, 4, None, None, None, 30, 20, None])  # smallest: 4, never, 20
+    percent = 100 / 784
+    assert analysis.robustness(attack, 784, reading="capped").value == pytest.approx((4 + 112 + 20) / 3 * percent)
+    assert analysis.robustness(attack, 784, reading="excluded").value == pytest.approx(12 * percent)
+    assert analysis.robustness(attack, 784, reading="median").value == pytest.approx(20 * percent)
+    nothing = rows([None] * 9)
+    assert analysis.robustness(nothing, 784, reading="capped").value == pytest.approx(112 * percent)
+    assert analysis.robustness(nothing, 784, reading="excluded") is None and analysis.robustness(nothing, 784, reading="median") is None
+    with pytest.raises(ValueError, match="capped, excluded, median"):
+        analysis.robustness(attack, 784, reading="mean")
+
+
+def test_confidence_is_zero_where_wrong():
+    table = analysis.confidence_table(pd.DataFrame({
+        "image": range(4), "label": [1, 2, 3, 4], "predicted": [1, 2, 3, 0], "probability": [1.0, 0.5, 0.5, 0.9], "probability_at_T": 0.3,
+        "certain": [True, False, False, False], "gap": 2.0, "logit_l1": 5.0, "profile": "quick", "dataset": "cifar10", "role": "student",
+        "temperature": 20.0, "record": "r",
+    })).iloc[0]  # fmt: skip
+    assert table["ours"] == pytest.approx(50) and table["certain"] == 0.25 and table["paper"] == 81.06
+
+
+def test_amplitudes_fall_into_the_papers_bins_by_arithmetic():
+    table = analysis.amplitude_table(pd.DataFrame({
+        "log10_amplitude": [-500.0, -41.0, -39.0, -2.0], "float32_amplitude": [0.0, 0.0, 1e-39, 1e-2], "flush_amplitude": [0.0, 0.0, 0.0, 1e-2],
+        "float64_amplitude": [0.0, 1e-41, 1e-39, 1e-2], "profile": "quick", "dataset": "cifar10", "role": "student", "temperature": 100.0, "record": "r",
+    }))  # fmt: skip
+    first = table[table["bin"] == 0].set_index("arithmetic")
+    assert first["ours"].to_dict() == {"float32": 50, "flush": 75, "float64": 50, "exact": 50} and set(first["paper"]) == {79.1}
+    assert (table.groupby("arithmetic")["ours"].sum() == 100).all()
+    assert table[(table["bin"] == 9) & (table["arithmetic"] == "exact")]["ours"].item() == 25
+
+
+def test_paper_has_a_value_for_every_claim_and_there_are_twenty_or_more():
+    assert len(claims.CLAIMS) >= 20 and len({claim.text for claim in claims.CLAIMS}) == len(claims.CLAIMS)
+    nothing = claims.judge({})
+    assert set(nothing["verdict"]) == {"not on record"} and nothing["paper"].notna().all()
+
+
+def test_a_claim_is_judged_by_the_rule():
+    attacks = pd.concat([
+        rows([4, 4, 4] * 299 + [None] * 36, role="plain", temperature=1.0, targets=3),
+        rows([None] * 900),
+        rows([4, None, None] * 300, temperature=20.0),
+    ])  # fmt: skip
+    judged = claims.judge({"attack": attacks}).set_index("claim")
+    assert judged.loc["JSMA success on MNIST, the undefended network (%)", "verdict"] == comparison.REPRODUCED
+    assert judged.loc["JSMA success on MNIST, T = 100 (%)", ["ours", "verdict"]].tolist() == [0, comparison.REPRODUCED]
+    assert judged.loc["JSMA success on MNIST, T = 20 (%)", "verdict"] == comparison.DIRECTION
+    assert judged.loc["robustness on MNIST, T = 20 (% of the features)", "ours"] == pytest.approx(400 / 784)
+    assert judged.loc["robustness on MNIST, T = 20 (% of the features)", "verdict"] == comparison.NOT  # no change at all
+
+
+def test_every_published_verdict_leads_to_a_record_that_says_the_same():
+    stages = ("train", "attack", "predictions", "sensitivity", "smoothing")
+    judged = claims.judge(experiments.results("published", stages=stages, store=records.PUBLISHED))
+    on_record = judged[judged["verdict"] != "not on record"]
+    assert len(on_record) >= 20
+    for _, claim in on_record.iterrows():
+        table = records.named(claim["record"], records.PUBLISHED).table()
+        if claim["claim"].startswith("JSMA success"):
+            assert claim["ours"] == pytest.approx(100 * table["success"].mean()) and claim["n"] == len(table)
+            assert claim["low"] <= claim["ours"] <= claim["high"]
+        elif claim["claim"].startswith("images with mean gradient"):
+            assert claim["ours"] == pytest.approx(100 * (table["float32_amplitude"] < 1e-40).mean())
+        elif claim["claim"].startswith("confidence"):
+            assert claim["ours"] == pytest.approx(100 * (table["probability"] * (table["label"] == table["predicted"])).mean(), rel=1e-5)
+    assert metrics.CONFIDENCE == 0.95
