@@ -26,12 +26,12 @@ DTYPES = (torch.float32, torch.float64)
 class Amplitude(NamedTuple):
     """What ordinary floating point makes of N images' gradients."""
 
-    amplitude: Tensor  # float64 (N,), the mean over classes and features of |dF_j/dX_i|
+    amplitude: Tensor  # float64 (N,), the mean over classes and features of abs(dF_j/dX_i)
     zero_share: Tensor  # float64 (N,), the share of the dF_j/dX_i that are exactly zero
 
 
 def log10_gradients(model: nn.Module, images: Tensor, *, temperature: float = 1.0, batch_size: int = 8) -> Tensor:
-    """log10 |dF_j/dX_i| of every class and feature, without underflow.
+    """log10 abs(dF_j/dX_i) of every class and feature, without underflow.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def log10_gradients(model: nn.Module, images: Tensor, *, temperature: float = 1.
 def log10_amplitude(
     model: nn.Module, images: Tensor, *, temperature: float = 1.0, statistic: str = "mean", batch_size: int = 8
 ) -> Tensor:  # fmt: skip
-    """log10 of an image's gradient amplitude, without underflow: the mean of |dF_j/dX_i| over classes and features.
+    """log10 of an image's gradient amplitude, without underflow: the mean of abs(dF_j/dX_i) over classes and features.
 
     The paper's "mean adversarial gradient amplitude" (Figure 9) is not defined further; this is our reading.
 
@@ -141,7 +141,7 @@ def amplitude(
 
 
 def log_jacobian(scaled: Tensor, jacobian: Tensor) -> Tensor:
-    """log |dF_j/dX_i|, F = softmax(Y), from Y and its Jacobian.
+    """log abs(dF_j/dX_i), F = softmax(Y), from Y and its Jacobian.
 
     Parameters
     ----------
