@@ -18,6 +18,14 @@ OURS, PAPER = sns.color_palette("colorblind")[0], sns.color_palette("colorblind"
 COLOURS = [OURS, *sns.color_palette("colorblind")[2:]]
 MARKERS = "osv^PXdh*<"
 RECIPES = {"paper": "the paper's recipe", "quick": "short training", "smoke": "smoke test"}
+SHORT = {
+    "float32": "float32",
+    "flush": "float32, flushed",
+    "float64": "float64",
+    "exact": "log-softmax",
+    "scaled": "softmax(Z / T)",
+    "logits": "logits",
+}
 READINGS = {
     "capped": "failed attacks count as the budget",
     "excluded": "failed attacks left out",
@@ -492,6 +500,20 @@ def split_text(table: pd.DataFrame) -> pd.DataFrame:
         "over budget": [f"{v:.1%}" for v in table["over_budget"]],
         "without budget (%)": ["–" if math.isnan(v) else f"{v:.1f}" for v in table["unlimited"]],
     })  # fmt: skip
+
+
+def split_short(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.split_table` with a row a network and a column an arithmetic: success with its interval."""
+    own = table[table["role"].isin(["plain", "student"])]
+    text = [metrics.interval_text(*v) for v in zip(own["ours"], own["low"], own["high"], strict=True)]
+    wide = own.assign(text=text).pivot_table(
+        index=["profile", "dataset", "temperature", "images"], columns="variant", values="text", aggfunc="first", sort=False
+    )
+    wide = wide.reindex(columns=[variant for variant in analysis.VARIANTS if variant in wide]).fillna("–").reset_index()
+    wide["profile"] = [RECIPES.get(p, p) for p in wide["profile"]]
+    wide["dataset"] = [comparison.title(d) for d in wide["dataset"]]
+    wide = wide.rename(columns={"profile": "training", "dataset": "data set", "temperature": "T", **SHORT})
+    return wide.rename_axis(columns=None)
 
 
 def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
