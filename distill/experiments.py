@@ -304,6 +304,8 @@ def results(
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """What a chapter draws: the rows of every run asked for, by kind; runs that have no record are computed first.
 
+    A profile may leave costly stages to ``distill run --stages``; of those, what is on record is returned.
+
     Parameters
     ----------
     profile_name : str
@@ -335,7 +337,9 @@ def results(
     for one in ("paper", "quick") if published else (profile_name,):
         for dataset in names:
             runs = plan(one, str(dataset), wanted or (TEMPERATURES if published else None), seeds=[seed], stages=stages)
-            failures = [] if published else ensure(runs, context)
+            computed = profile(one).computes
+            needed = [stage for stage in stages if computed is None or stage in computed]
+            failures = [] if published else ensure(plan(one, str(dataset), wanted, seeds=[seed], stages=needed), context)
             if failures:
                 raise RunError("; ".join(failures))
             for config in runs:
