@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill import data, experiments, jsma, records
+from distill import data, experiments, jsma, plans, records
 from distill.attacks.jsma import Status, all_targets
 
-BUDGET = experiments.MAX_FEATURES
+BUDGET = plans.MAX_FEATURES
 IMAGES = {"mnist": 112, "cifar10": 28}  # nine attacks each
 FEW = 9  # attacks for those that take one image at a time
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -115,10 +115,10 @@ ONE_BY_ONE: dict[str, Attack] = {"distill, float32": ours("float32"), "dense ref
 
 def problem(name: str, store: str, images: int, device: str) -> tuple[nn.Module, Tensor, Tensor, float]:
     """The undefended network of the profile quick, the attacked images, one an attack, their targets and the value."""
-    config = experiments.plan("quick", name, ["none"], stages=["train"])[0]
+    config = plans.plan("quick", name, ["none"], stages=["train"])[0]
     model = experiments.load_model(config, experiments.Context.new(store)).model
     test, value = data.load(name, train=False), data.dataset(name).value
-    x = test.x[torch.from_numpy(experiments.drawn_images(len(test.y), images))]
+    x = test.x[torch.from_numpy(plans.drawn_images(len(test.y), images))]
     if name == "cifar10":  # the peers move features beyond the value down to it; ours leaves them. Same start for all.
         x = x.clamp(max=value)
     rows, targets = all_targets(model(x).argmax(1).detach(), 10)

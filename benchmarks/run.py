@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from distill import experiments, records
+from distill import experiments, plans, records
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".bench-venv"
@@ -75,7 +75,7 @@ def main() -> None:
     if "peers" in chosen.parts:
         context = experiments.Context.new(chosen.store)
         for name in ("mnist", "cifar10"):
-            experiments.ensure(experiments.plan("quick", name, ["none"], stages=["train"]), context)
+            experiments.ensure(plans.plan("quick", name, ["none"], stages=["train"]), context)
     before = {record.path for record in records.all_records(chosen.store)}
     for part in chosen.parts:
         print(f"== {part}", flush=True)

@@ -20,7 +20,7 @@ import live
 import nbformat
 import papermill
 
-from distill import data, experiments
+from distill import data, experiments, plans
 
 ROOT = Path(__file__).resolve().parent.parent
 COSTLY = ("confidence", "distillation", "gradients", "invariance", "robustness", "split")  # need more than training and the paper's attack
@@ -79,7 +79,7 @@ def main() -> None:
     """Run as a script."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--execute", action="store_true")
-    options.add_argument("--profile", default=None, choices=list(experiments.PROFILES))
+    options.add_argument("--profile", default=None, choices=list(plans.PROFILES))
     options.add_argument("--store", type=Path, default=None)
     chosen = options.parse_args()
     root = ROOT
@@ -92,7 +92,7 @@ def main() -> None:
         shutil.copytree(ROOT / "_static", root / "_static")
         shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
         store = str(chosen.store.expanduser().resolve()) if chosen.store else None  # chapters run in their own folder
-        whole = experiments.profile(chosen.profile).computes is None
+        whole = plans.profile(chosen.profile).computes is None
         for path in chapters(root):
             if path.stem in COSTLY and not whole:
                 print(f"keeping {path.name} as published: its measurements take longer than the profile {chosen.profile}", flush=True)

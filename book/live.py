@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill import data, experiments, records
+from distill import data, experiments, plans, records
 
 FOLDER = Path(__file__).resolve().parent / "extra" / "live"  # not _static: every page of the book loads all scripts there
 TEMPERATURES = ("none", 20, 100)  # the networks shown, where the profile has them
@@ -31,14 +31,14 @@ def networks(profile: str, store: str | Path | None = None) -> tuple[str, list[N
     RunError
         If a network has no weights here; nothing is trained.
     """
-    chosen = experiments.profile(profile).temperatures
+    chosen = plans.profile(profile).temperatures
     dataset = next(name for name in chosen if data.dataset(name).architecture == "mnist")
     found = []
     for temperature in TEMPERATURES:
         if temperature not in chosen[dataset]:
             continue
         model = experiments.zoo(dataset, temperature, profile=profile, store=store)
-        config = experiments.plan(profile, dataset, [temperature], stages=["train"])[-1]
+        config = plans.plan(profile, dataset, [temperature], stages=["train"])[-1]
         record = records.find(config, records.stores(store), weights=True)
         assert record is not None  # or zoo would have raised
         plain = temperature == "none"
@@ -102,7 +102,7 @@ def export(folder: Path, *, profile: str | None = None, store: str | Path | None
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--profile", default=None, choices=list(experiments.PROFILES))
+    options.add_argument("--profile", default=None, choices=list(plans.PROFILES))
     options.add_argument("--store", type=Path, default=None)
     chosen = options.parse_args()
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import distill
-from distill import data, experiments, records, training
+from distill import data, experiments, plans, records, training
 
 ERRORS = (data.DataError, experiments.RunError, records.RecordError, training.TrainingError, OSError)
 
@@ -61,12 +61,12 @@ def parser() -> argparse.ArgumentParser:
     fetch.set_defaults(command=_fetch)
 
     run = commands.add_parser("run", help="compute what a profile needs and has no record of")
-    run.add_argument("--profile", required=True, help=", ".join(experiments.PROFILES))
+    run.add_argument("--profile", required=True, help=", ".join(plans.PROFILES))
     run.add_argument("--dataset", default=None, help="one or more, separated by commas; default: the profile's")
     run.add_argument("--temperatures", default=None, help="such as none,1,20; default: the profile's")
     run.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
-    run.add_argument("--stages", default="train,attack", help=f"of {', '.join(experiments.STAGES)} (default: train,attack)")
-    run.add_argument("--precision", default="auto", help=f"of trainings: {', '.join(experiments.PRECISIONS)} (default: auto)")
+    run.add_argument("--stages", default="train,attack", help=f"of {', '.join(plans.STAGES)} (default: train,attack)")
+    run.add_argument("--precision", default="auto", help=f"of trainings: {', '.join(plans.PRECISIONS)} (default: auto)")
     run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice)")
     run.add_argument(
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--dataset", default=None, help="default: the profile's")
     status.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
     status.add_argument("--temperatures", default=None, help="such as none,1,20; default: the profile's")
-    status.add_argument("--stages", default="train,attack", help=f"of {', '.join(experiments.STAGES)} (default: train,attack)")
+    status.add_argument("--stages", default="train,attack", help=f"of {', '.join(plans.STAGES)} (default: train,attack)")
     status.add_argument("--precision", default="auto", help="of trainings, as it was asked for (default: auto)")
     _store(status)
     status.set_defaults(command=_status)
@@ -137,11 +137,11 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | None = None, stages: list[str] | None = None) -> list[dict]:
-    datasets = _list(options.dataset) or list(experiments.profile(profile).temperatures)
+    datasets = _list(options.dataset) or list(plans.profile(profile).temperatures)
     return [
         config
         for dataset in datasets
-        for config in experiments.plan(
+        for config in plans.plan(
             profile,
             dataset,
             temperatures,
@@ -208,14 +208,12 @@ def _status(options: argparse.Namespace) -> int:
 def _profiles_for(datasets: list[str] | None) -> list[str]:
     """All profiles that have recipes for these data sets."""
     shapes = {data.dataset(name).architecture for name in datasets or ()}
-    return [
-        name for name, profile in experiments.PROFILES.items() if shapes <= {data.dataset(d).architecture for d in profile.temperatures}
-    ]
+    return [name for name, profile in plans.PROFILES.items() if shapes <= {data.dataset(d).architecture for d in profile.temperatures}]
 
 
 def _size(config: dict) -> float:
-    """Epochs of a training, images of an attack: what its time is proportional to."""
-    return config["recipe"]["epochs"] if config["kind"] == "model" else config.get("images", 1000)
+    """Epochs of a training, images of an attack: what its time is proportional to; predictions are always of all images."""
+    return config["recipe"]["epochs"] if config["kind"] == "model" else config.get("images", 1)
 
 
 def _speeds(store: str | None) -> dict[tuple[str, str], float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -22,30 +21,7 @@ from torch import nn
 
 from distill import data, models, records, sensitivity, training
 from distill.attacks.jsma import Status, all_targets, jsma
-from distill.plans import (
-    MAX_FEATURES as MAX_FEATURES,
-)
-from distill.plans import (
-    PRECISIONS as PRECISIONS,
-)
-from distill.plans import (
-    PROFILES as PROFILES,
-)
-from distill.plans import (
-    STAGES as STAGES,
-)
-from distill.plans import (
-    TEMPERATURES,
-    Config,
-    drawn_images,
-    listed,
-    parse_temperatures,
-    plan,
-    profile,
-)
-from distill.plans import (
-    jsma_config as jsma_config,
-)
+from distill.plans import TEMPERATURES, Config, drawn_images, listed, parse_temperatures, plan, profile
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
 SHOWN = 100  # test images whose logits are kept
@@ -173,7 +149,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     flush = bool(config.get("flush"))
     tables, passes, started = [], 0, time.perf_counter()
     for temperature in config.get("sweep") or [config["attack_temperature"]]:
-        with sensitivity.denormals(flush) if flush else contextlib.nullcontext():
+        with sensitivity.denormals(flush):
             result = jsma(
                 loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
                 output=config["output"], temperature=temperature, precision=config["precision"],
@@ -201,13 +177,8 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
             maps = _saliency_maps(loaded.model, x[rows[:9]], targets[:9])
             table["saliency"] = [*maps, *[None] * (len(table) - len(maps))]
         tables.append(table)
-    fixed = ["attack", "output", "precision", "max_features"] + ([] if "sweep" in config else ["attack_temperature"])
-    columns = {
-        **_columns(config),
-        **{name: config[name] for name in fixed},
-        "flush": bool(config.get("flush")),
-        "draw": config.get("draw") or "",
-    }
+    fixed = ["attack", "output", "precision", "max_features", *([] if "sweep" in config else ["attack_temperature"])]
+    columns = {**_columns(config), **{name: config[name] for name in fixed}, "flush": flush, "draw": _draw_name(config)}
     return records.write(
         context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "passes": passes,

@@ -323,7 +323,8 @@ def load(
     dataset, profile : str, optional
         Without them, all.
     kind : {"model", "attack", "prediction", "sensitivity", "benchmark"}
-        What a row is: a trained network, one attack on one image, one test image (twice), one measurement of speed.
+        What a row is: a trained network, one attack on one image, what a network says of one test image, the
+        derivatives at one, one measurement of speed.
     store : path, optional
         See `stores`.
     **where

@@ -3,11 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from distill import cli, comparison, data, experiments, records, training, zoo
-from distill.attacks.jsma import all_targets
+from distill import analysis, cli, comparison, data, experiments, plans, records, training, zoo
+from distill.attacks.jsma import all_targets, jsma
 
 
 @pytest.fixture()
@@ -24,7 +25,7 @@ def context(tmp_path, data_root, monkeypatch):
 
 
 def test_plans_name_every_run_in_order():
-    runs = experiments.plan("paper", "mnist")
+    runs = plans.plan("paper", "mnist")
     assert len([r for r in runs if r["kind"] == "model"]) == 19
     assert len([r for r in runs if r["kind"] == "attack"]) == 10
     keys = [records.key(run) for run in runs]
@@ -35,12 +36,12 @@ def test_plans_name_every_run_in_order():
         if run["kind"] == "attack":
             assert keys.index(run["model"]) < keys.index(records.key(run))
             assert (run["max_features"], run["output"], run["images"]) == (112, "softmax", 1000)
-    assert {run["value"] for run in experiments.plan("quick", "cifar10") if run["kind"] == "attack"} == {2.0}
+    assert {run["value"] for run in plans.plan("quick", "cifar10") if run["kind"] == "attack"} == {2.0}
     assert [r["recipe"]["epochs"] for r in runs if r["kind"] == "model"] == [50] * 19
 
 
 def test_a_run_is_done_once_and_everything_about_it_is_recorded(context):
-    runs = experiments.plan("smoke", "mnist-5k", [20])
+    runs = plans.plan("smoke", "mnist-5k", [20])
     assert [(r["kind"], r["role"]) for r in runs] == [("model", "teacher"), ("model", "student"), ("attack", "student")]
     assert experiments.ensure(runs, context) == []
     made = [records.find(run, [context.store]) for run in runs]
@@ -71,8 +72,55 @@ def test_a_run_is_done_once_and_everything_about_it_is_recorded(context):
     assert training.accuracy(model, test.x, test.y).float().mean().item() == made[1].table()["accuracy"].iloc[0]
 
 
+def test_stages_record_what_their_configurations_say(context, monkeypatch):
+    flushed = []
+
+    def watched(*args, **options):
+        flushed.append(bool(torch.tensor([1e-40]) * 1 == 0))
+        return jsma(*args, **options)
+
+    monkeypatch.setattr(experiments, "jsma", watched)
+    stages = ["attack", "split", "invariance", "gallery", "predictions", "sensitivity", "smoothing"]
+    runs = plans.plan("smoke", "mnist-5k", ["none"], stages=stages)
+    assert experiments.ensure(runs, context) == []
+    tables = {records.key(run): records.find(run, [context.store]).table() for run in runs}
+    attacks = {records.key(run): run for run in runs if run["kind"] == "attack" and run["role"] == "plain"}
+    variants = {key: set(analysis.variant(tables[key])) for key in attacks}
+    assert sorted(name for names in variants.values() for name in names if name) == sorted(set(analysis.VARIANTS) - {"scaled"})
+    assert flushed.count(True) == 1
+
+    base = next(tables[key] for key, names in variants.items() if names == {"float32"})
+    sweep = next(tables[key] for key, run in attacks.items() if "sweep" in run)
+    assert set(sweep["draw"]) == {"sweep"} and sweep["attack_temperature"].nunique() == len(plans.INVARIANCE_TEMPERATURES)
+    same = sweep[sweep["attack_temperature"] == 1].merge(base, on=["image", "target"])
+    assert len(same) and (same["success_x"] == same["success_y"]).all() and (same["features_changed_x"] == same["features_changed_y"]).all()
+
+    model = experiments.load_model(runs[0], context).model
+    drawn = next(tables[key] for key, run in attacks.items() if run.get("draw") and run["output"] == "softmax")
+    assert drawn["label"].nunique() == 10 and drawn["saliency"].notna().sum() == 9
+    pixels = np.stack(list(drawn["pixels"]))
+    for row, order in enumerate(drawn["trace"]):
+        assert len(order) == drawn["features_changed"][row]
+        pixels[row, order] = 1.0
+    reached = model(torch.from_numpy(pixels).view(-1, 1, 28, 28)).argmax(1).numpy() == drawn["target"]
+    assert (reached == drawn["success"]).all()  # the record alone draws every adversarial image
+
+    said = next(tables[records.key(run)] for run in runs if run["kind"] == "prediction")
+    accuracy = tables[records.key(runs[0])]["accuracy"].item()
+    assert (said["label"] == said["predicted"]).mean() == pytest.approx(accuracy)
+    kept = said[said["logits"].notna()]
+    logits = torch.from_numpy(np.stack(list(kept["logits"])))
+    assert len(kept) == 100 and torch.allclose(logits.softmax(1).amax(1), torch.tensor(kept["probability"].to_numpy()), rtol=1e-5)
+
+    measured = next(tables[records.key(run)] for run in runs if run["kind"] == "sensitivity")
+    assert np.allclose(np.log10(measured["float64_amplitude"]), measured["log10_amplitude"], atol=1e-6)
+    assert (measured["log10_maximum"] > measured["log10_amplitude"]).all()
+    smoothed = next(run for run in runs if run["kind"] == "model" and run["role"] == "smoothed")
+    assert not torch.equal(experiments.load_model(smoothed, context).model.last.weight, model.last.weight)
+
+
 def test_published_records_are_used_and_a_named_store_stands_alone(context, tmp_path):
-    runs = experiments.plan("smoke", "mnist-5k", ["none"], stages=["train"])
+    runs = plans.plan("smoke", "mnist-5k", ["none"], stages=["train"])
     experiments.ensure(runs, context)
     records.publish(records.find(runs[0], [context.store]))
     fresh = experiments.Context.new(None)
@@ -83,7 +131,7 @@ def test_published_records_are_used_and_a_named_store_stands_alone(context, tmp_
 
 
 def test_a_network_trained_anew_is_never_shown_under_another_ones_record(context, tmp_path, monkeypatch):
-    runs = experiments.plan("smoke", "mnist-5k", ["none"])
+    runs = plans.plan("smoke", "mnist-5k", ["none"])
     experiments.ensure(runs[:1], context)
     records.publish(records.find(runs[0], [context.store]))
     fresh = experiments.Context.new(None, say=lambda _: None)
@@ -98,9 +146,7 @@ def test_a_network_trained_anew_is_never_shown_under_another_ones_record(context
 
 def test_a_failing_run_does_not_take_the_others_along(context, monkeypatch):
     monkeypatch.setattr(experiments, "_images", lambda name, *_, real=experiments._images: real(name, *_) if name != "mnist" else _gone())
-    runs = experiments.plan("smoke", "mnist", ["none"], stages=["train"]) + experiments.plan(
-        "smoke", "mnist-5k", ["none"], stages=["train"]
-    )
+    runs = plans.plan("smoke", "mnist", ["none"], stages=["train"]) + plans.plan("smoke", "mnist-5k", ["none"], stages=["train"])
     failures = experiments.ensure(runs, context)
     assert len(failures) == 1 and "could not be had" in failures[0]
     assert records.find(runs[1], [context.store]) is not None
@@ -117,7 +163,7 @@ def test_status_of_one_data_set_leaves_out_profiles_without_its_shape(context, c
 
 def test_a_teacher_at_chance_is_never_passed_on(context, monkeypatch):
     monkeypatch.setattr(experiments, "CHANCE", 1.01)
-    runs = experiments.plan("smoke", "mnist-5k", [20], stages=["train"])
+    runs = plans.plan("smoke", "mnist-5k", [20], stages=["train"])
     failures = experiments.ensure(runs, context)
     assert len(failures) == 1 and "stayed at chance" in failures[0]
     assert records.find(runs[0], [context.store]).table()["at_chance"].tolist() == [True]
@@ -132,7 +178,7 @@ def test_results_for_a_chapter(context):
 
 
 def test_draws_are_nested():
-    assert list(experiments.drawn_images(10_000, 100)) == list(experiments.drawn_images(10_000, 1000)[:100])
+    assert list(plans.drawn_images(10_000, 100)) == list(plans.drawn_images(10_000, 1000)[:100])
     rows, targets = all_targets(torch.tensor([3, 0]), 4)
     assert rows.tolist() == [0, 0, 0, 1, 1, 1] and targets.tolist() == [0, 1, 2, 1, 2, 3]
 
@@ -186,7 +232,7 @@ def test_failures_are_one_line_and_exit_code_1(context, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["run", "--profile", "smoke", "--store", str(tmp_path / "file" / "x"), "--quiet"]) == 1
     assert "name another by --store" in capsys.readouterr().err
-    run = experiments.plan("smoke", "mnist-5k", ["none"], stages=["train"])[0]
+    run = plans.plan("smoke", "mnist-5k", ["none"], stages=["train"])[0]
     path = context.store / records.key(run)
     path.mkdir(parents=True)
     (path / "record.json").write_text(json.dumps({"schema": 1}))
@@ -201,11 +247,11 @@ def test_failures_are_one_line_and_exit_code_1(context, tmp_path, capsys):
 
 
 def test_temperatures():
-    assert experiments.parse_temperatures(["none", 1, "20", 0.5]) == ["none", 1.0, 20.0, 0.5]
-    assert experiments.listed("[1, 20]") == [1, 20] and experiments.listed('["a"]') == ["a"] and experiments.listed("a,b") == ["a", "b"]
-    assert experiments.listed(20) == [20] and experiments.parse_temperatures([20, "20", "none", "none"]) == [20.0, "none"]
+    assert plans.parse_temperatures(["none", 1, "20", 0.5]) == ["none", 1.0, 20.0, 0.5]
+    assert plans.listed("[1, 20]") == [1, 20] and plans.listed('["a"]') == ["a"] and plans.listed("a,b") == ["a", "b"]
+    assert plans.listed(20) == [20] and plans.parse_temperatures([20, "20", "none", "none"]) == [20.0, "none"]
     with pytest.raises(ValueError, match="is no list"):
-        experiments.listed("[1, ")
+        plans.listed("[1, ")
 
 
 def test_version_needs_no_installed_package(capsys, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distill import data, experiments, jsma, models, training
+from distill import data, experiments, jsma, models, plans, training
 from distill.attacks.jsma import Status, _Ranker
 
 BOOK = Path(__file__).parent.parent / "book"
@@ -208,7 +208,7 @@ def test_the_page_gets_the_networks_of_the_store(tmp_path, data_root, monkeypatc
         page_data.export(folder, profile="smoke", store=store)
     assert not folder.exists()
     context = experiments.Context.new(store, say=lambda text: None)
-    assert experiments.ensure(experiments.plan("smoke", "mnist-5k", ["none", 20], stages=["train"]), context) == []
+    assert experiments.ensure(plans.plan("smoke", "mnist-5k", ["none", 20], stages=["train"]), context) == []
     page_data.export(folder, profile="smoke", store=store)
     networks = received("data", folder)["networks"]
     assert [network["name"] for network in networks] == ["plain", "t20"]  # the profile has no T=100
