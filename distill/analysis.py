@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,9 @@ VARIANTS = {  # the same attack, differentiating the same network, in other arit
     "scaled": "softmax(Z / T)",
     "logits": "logits",
 }
+EDGES = ("0", "1e-40", "1e-35", "1e-30", "1e-25", "1e-20", "1e-15", "1e-10", "1e-5", "1e-3", "1")  # of Figure 9's bins
+BINS = tuple(itertools.pairwise(EDGES))
+ARITHMETICS = {"float32": "float32", "flush": "float32, flushed", "float64": "float64", "exact": "exact"}
 
 
 def variant(attacks: pd.DataFrame) -> pd.Series:
@@ -84,7 +88,7 @@ def split_table(attacks: pd.DataFrame, *, budget: int = MAX_FEATURES) -> pd.Data
         unlimited = group["max_features"].iloc[0] >= features_of(dataset)
         rows.append({
             "profile": profile, "dataset": dataset, "role": role, "temperature": comparison.label(role, temperature), "variant": name,
-            "ours": 100 * rate.value, "low": 100 * rate.low, "high": 100 * rate.high, "attacks": rate.n, "images": rate.clusters,
+            **_percent(rate), "attacks": rate.n, "images": rate.clusters,
             "features": group.loc[within, "features_changed"].mean(),
             "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(),
             "no_valid_pair": (group["status"] == "NO_VALID_PAIR").mean(),
@@ -113,8 +117,7 @@ def budget_curve(attacks: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
         raise ValueError(f"a budget of {max(budgets)} is asked of attacks that had {allowed}; allowed are budgets up to that")
     rows = []
     for budget in budgets:
-        rate = success_within(attacks, budget)
-        rows.append({"budget": budget, "ours": 100 * rate.value, "low": 100 * rate.low, "high": 100 * rate.high})
+        rows.append({"budget": budget, **_percent(success_within(attacks, budget))})
     return pd.DataFrame(rows)
 
 
@@ -160,7 +163,7 @@ def robustness(attacks: pd.DataFrame, features: int, *, reading: str) -> Estimat
         return Estimate(middle * percent, low * percent, high * percent, n, n) if np.isfinite(middle) else None
     if values.empty:
         return None
-    return _scaled(metrics.clustered_mean(values, values.index), 100 / features)
+    return metrics.clustered_mean(values, values.index).times(100 / features)
 
 
 def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
@@ -215,7 +218,7 @@ def confidence_table(predictions: pd.DataFrame) -> pd.DataFrame:
     for (profile, dataset, role, temperature), group in predictions.groupby(["profile", "dataset", "role", "temperature"], sort=False):
         at = comparison.label(role, temperature)
         value = group["probability"].where(group["label"] == group["predicted"], 0.0)
-        ours = _scaled(metrics.clustered_mean(value, group["image"]), 100)
+        ours = metrics.clustered_mean(value, group["image"]).times(100)
         said = comparison.reported("table3", str(dataset)) if role == "student" else {}
         maximum = comparison.reported("text", str(dataset), "mean_max_probability") if role == "student" else {}
         rows.append({
@@ -236,18 +239,10 @@ def invariance_table(attacks: pd.DataFrame) -> pd.DataFrame:
         rate = metrics.success_rate(group)
         rows.append({
             "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "attack_temperature": at,
-            "ours": 100 * rate.value, "low": 100 * rate.low, "high": 100 * rate.high, "attacks": rate.n, "images": rate.clusters,
+            **_percent(rate), "attacks": rate.n, "images": rate.clusters,
             "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(),
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _scaled(value: Estimate, factor: float) -> Estimate:
-    return value._replace(value=value.value * factor, low=value.low * factor, high=value.high * factor)
-
-
-BINS = ((0.0, 1e-40), (1e-40, 1e-35), (1e-35, 1e-30), (1e-30, 1e-25), (1e-25, 1e-20), (1e-20, 1e-15), (1e-15, 1e-10), (1e-10, 1e-5), (1e-5, 1e-3), (1e-3, 1.0))  # fmt: skip
-ARITHMETICS = {"float32": "float32", "flush": "float32, flushed", "float64": "float64", "exact": "exact"}
 
 
 def amplitude_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
@@ -274,22 +269,16 @@ def amplitude_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
             with np.errstate(divide="ignore"):
                 values = exact if arithmetic == "exact" else np.log10(group[f"{arithmetic}_amplitude"])
             for number, (low, high) in enumerate(BINS):
-                inside = (values < np.log10(high)) & (values >= (np.log10(low) if low else -np.inf))
+                with np.errstate(divide="ignore"):
+                    inside = (values >= np.log10(float(low))) & (values < np.log10(float(high)))
                 share = metrics.accuracy(int(inside.sum()), len(group))
-                quantity = f"share_of_samples_with_mean_gradient_amplitude_in_{_bin_name(low, high)}"
+                quantity = f"share_of_samples_with_mean_gradient_amplitude_in_{low}..{high}"
                 rows.append({
                     "profile": profile, "dataset": dataset, "temperature": at, "arithmetic": arithmetic, "bin": number,
                     "paper": comparison.reported("fig9", str(dataset), quantity).get(at, np.nan),
-                    "ours": 100 * share.value, "low": 100 * share.low, "high": 100 * share.high, "images": len(group), "record": group["record"].iloc[0],
+                    **_percent(share), "images": len(group), "record": group["record"].iloc[0],
                 })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _bin_name(low: float, high: float) -> str:
-    def text(value: float) -> str:
-        return f"{value:g}".replace("e-0", "e-") if value >= 1 or value == 0 else f"1e-{round(-np.log10(value))}"
-
-    return f"{text(low)}..{text(high)}"
 
 
 def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
@@ -312,3 +301,8 @@ def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
             "float32_all_zero": 100 * (group["float32_zero_share"] == 1).mean(), "images": len(group),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _percent(share: Estimate) -> dict[str, float]:
+    """A share as the columns ``ours``, ``low`` and ``high``, in percent."""
+    return {"ours": 100 * share.value, "low": 100 * share.low, "high": 100 * share.high}

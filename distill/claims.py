@@ -12,6 +12,16 @@ from distill.metrics import Estimate
 
 PROFILES = ("paper", "quick")  # a claim is judged by the first of them that is on record; a smoke test judges none
 
+SOURCES = {  # a measure's figure and quantity in reported.csv
+    "success": ("fig7", None),
+    "accuracy": ("fig8", None),
+    "robustness": ("fig10", "robustness"),
+    "confidence": ("table3", None),
+    "maximum": ("text", "mean_max_probability"),
+    "smoothing": ("text", "label_smoothing_jsma_success_rate"),
+    "amplitude": ("fig9", "share_of_samples_with_mean_gradient_amplitude_in_0..1e-40"),
+}
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -125,10 +135,10 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         robust = analysis.robustness_table(attacks)
         tables["robustness"] = robust[robust["reading"] == "capped"].assign(n=lambda t: t["images"])
         control = [
-            {"profile": profile, "dataset": dataset, "temperature": "none", "ours": 100 * rate.value, "low": 100 * rate.low,
-             "high": 100 * rate.high, "n": rate.n, "record": group["record"].iloc[0]}
+            {"profile": profile, "dataset": dataset, "temperature": "none", "ours": rate.value, "low": rate.low,
+             "high": rate.high, "n": rate.n, "record": group["record"].iloc[0]}
             for (profile, dataset), group in attacks[attacks["role"] == "smoothed"].groupby(["profile", "dataset"])
-            for rate in [metrics.success_rate(group)]
+            for rate in [metrics.success_rate(group).times(100)]
         ]  # fmt: skip
         tables["smoothing"] = pd.DataFrame(control)
     if len(rows.get("model", ())):
@@ -137,11 +147,8 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         students = rows["prediction"][rows["prediction"]["role"].isin(["plain", "student"])]
         confidence = analysis.confidence_table(students).assign(n=lambda t: t["images"])
         tables["confidence"] = confidence
-        deviation = (
-            1.96 * students.groupby("record")["probability_at_T"].std() / students.groupby("record")["probability_at_T"].count() ** 0.5
-        )
-        error = 100 * confidence["record"].map(deviation)
-        middle = 100 * confidence["maximum"]
+        largest = students.groupby("record")["probability_at_T"]
+        middle, error = (100 * confidence["record"].map(of_record) for of_record in (largest.mean(), 1.96 * largest.sem()))
         tables["maximum"] = confidence.assign(ours=middle, low=middle - error, high=middle + error)
     if len(rows.get("sensitivity", ())):
         bins = analysis.amplitude_table(rows["sensitivity"])
@@ -158,23 +165,20 @@ def _first(table: pd.DataFrame, dataset: str, temperature: str) -> pd.Series | N
 
 
 def _said(claim: Claim, temperature: str | None = None) -> Estimate:
-    """The paper's value, with an interval where its sample size is known and the reading error of its bars where not."""
+    """The paper's value in percent, with the interval of its sample where that is known, else the error of reading its bars.
+
+    Of a mean over the test images the paper gives no spread; a share of as many images has the widest that there is.
+    """
     at = temperature or claim.temperature
-    if claim.measure == "success":
-        value = comparison.reported("fig7", claim.dataset)[at]
-        return _percent(metrics.accuracy(round(value / 100 * comparison.TARGETS), comparison.TARGETS), value)
-    if claim.measure == "smoothing":
-        value = comparison.reported("text", claim.dataset, "label_smoothing_jsma_success_rate")["none"]
-        return _percent(metrics.accuracy(round(value / 100 * comparison.TARGETS), comparison.TARGETS), value)
-    if claim.measure == "accuracy":
-        return _near(comparison.reported("fig8", claim.dataset)[at], 0.02)
-    if claim.measure == "robustness":
-        return _near(comparison.reported("fig10", claim.dataset, "robustness")[at], 0.05)
-    if claim.measure == "amplitude":
-        return _near(comparison.reported("fig9", claim.dataset, "share_of_samples_with_mean_gradient_amplitude_in_0..1e-40")[at], 0.3)
+    figure, quantity = SOURCES[claim.measure]
+    value = comparison.reported(figure, claim.dataset, quantity)["none" if claim.measure == "smoothing" else at]
     if claim.measure == "maximum":
-        return _near(100 * comparison.reported("text", claim.dataset, "mean_max_probability")[at], 0.5)
-    return _near(comparison.reported("table3", claim.dataset)[at], 0.5)
+        value *= 100  # a fraction there
+    if claim.measure in ("accuracy", "robustness", "amplitude"):
+        error = comparison.reading_error(figure)
+        return Estimate(value, value - error, value + error, 0, 0)
+    n = comparison.TARGETS if claim.measure in ("success", "smoothing") else comparison.TEST_IMAGES
+    return metrics.accuracy(round(value / 100 * n), n).times(100)._replace(value=value)
 
 
 def _changes(claim: Claim, table: pd.DataFrame, found: pd.Series, ours: Estimate) -> dict:
@@ -196,11 +200,3 @@ def _changes(claim: Claim, table: pd.DataFrame, found: pd.Series, ours: Estimate
         "paper_change": _said(claim).value - _said(claim, base).value,
         "our_change": Estimate(value, value - below, value + above, ours.n, ours.n),
     }
-
-
-def _near(value: float, error: float) -> Estimate:
-    return Estimate(value, value - error, value + error, 0, 0)
-
-
-def _percent(share: Estimate, value: float) -> Estimate:
-    return Estimate(value, 100 * share.low, 100 * share.high, share.n, share.clusters)

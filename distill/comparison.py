@@ -41,6 +41,13 @@ def reported(figure: str, dataset: str, quantity: str | None = None) -> dict[str
     return {str(t): float(v) for t, v in zip(rows["temperature"], rows["value"], strict=True)}
 
 
+def reading_error(figure: str) -> float:
+    """How far a value read off the bars of a figure may be wrong, in the unit of ``reported.csv``."""
+    table = _reported()
+    (error,) = {float(text) for text in table.loc[table["figure"] == figure, "uncertainty"] if text}
+    return error
+
+
 def reported_table() -> pd.DataFrame:
     """Every number that the paper reports: figure, data set, quantity, temperature, value, unit, source, uncertainty."""
     return _reported().copy()
@@ -97,11 +104,11 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
     for (run_profile, dataset), of_dataset in attacks.groupby(["profile", "dataset"], sort=False):
         said = reported("fig7", str(dataset))
         groups = {label(role, t): group for (role, t), group in of_dataset.groupby(["role", "temperature"])}
-        rates = {name: _percent(metrics.success_rate(group)) for name, group in groups.items()}
+        rates = {name: metrics.success_rate(group).times(100) for name, group in groups.items()}
         for name in in_order(groups):
             ours, paper = rates[name], None
             if name in said:
-                paper = _percent(metrics.accuracy(round(said[name] / 100 * TARGETS), TARGETS))._replace(value=said[name])
+                paper = metrics.accuracy(round(said[name] / 100 * TARGETS), TARGETS).times(100)._replace(value=said[name])
             change = _difference(rates.get("none"), ours) if name != "none" else None
             won = groups[name][groups[name]["success"]]
             rows.append({
@@ -137,7 +144,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
         shown = {label(r["role"], r["temperature"]): r for _, r in of_dataset[of_dataset["role"] != "teacher"].iterrows()}
         for name in in_order(shown):
             network = shown[name]
-            share = _percent(metrics.accuracy(network["correct"], network["test_images"]))
+            share = metrics.accuracy(network["correct"], network["test_images"]).times(100)
             row = {"profile": run_profile, "dataset": dataset, "temperature": name, "accuracy": share.value, "accuracy_low": share.low,
                    "accuracy_high": share.high, "teacher": 100 * teachers.get(network["temperature"], math.nan) if name != "none" else math.nan,
                    "images": share.n, "record": network["record"]}  # fmt: skip
@@ -174,10 +181,6 @@ def _paired_change(plain: pd.Series, student: pd.Series) -> Estimate:
     change = 100 * (after - before)
     error = 1.96 * change.std(ddof=1) / math.sqrt(n)
     return Estimate(change.mean(), change.mean() - error, change.mean() + error, n, n)
-
-
-def _percent(share: Estimate) -> Estimate:
-    return share._replace(value=100 * share.value, low=100 * share.low, high=100 * share.high)
 
 
 def _difference(first: Estimate | None, second: Estimate) -> Estimate | None:

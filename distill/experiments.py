@@ -107,8 +107,8 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
         if teacher.at_chance:
             raise RunError(f"its teacher at T={config['temperature']:g} stayed at chance: no student is trained on it")
         labels = training.soft_labels(teacher.model, images.x, config["temperature"])
-    elif config.get("labels") == "smoothed":  # section V-B: 0.9 for the class, 1 / (10 N) for each other
-        labels = torch.full((len(images.y), 10), 0.01, device=images.x.device).scatter(1, images.y[:, None], 0.9)
+    elif config.get("labels") == "smoothed":
+        labels = training.smoothed_labels(images.y, 10)
     recipe = training.Recipe(**config["recipe"])
     stream = zlib.crc32(f"{config['role']} {config['temperature']:g} {config['seed']}".encode())
     with torch.random.fork_rng(devices=[]):

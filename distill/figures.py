@@ -372,7 +372,7 @@ def amplitudes(table: pd.DataFrame) -> Figure:
             below = np.zeros(len(names))
             for number, (low, high) in enumerate(analysis.BINS):
                 shares = rows[rows["bin"] == number].set_index("temperature").reindex(names)["ours"].fillna(0).to_numpy()
-                axes.bar(names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, label=f"{low:g} to {high:g}")
+                axes.bar(names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, label=f"{low} to {high}")
                 below += shares
             axes.set(title=f"{comparison.title(dataset)}\n{text}", ylim=(0, 100))
             axes.tick_params(labelsize=8)
@@ -567,7 +567,7 @@ def claims_text(table: pd.DataFrame) -> pd.DataFrame:
 
 def percent_text(share: metrics.Estimate) -> str:
     """A share with its interval, in percent."""
-    return metrics.interval_text(100 * share.value, 100 * share.low, 100 * share.high, 2)
+    return metrics.interval_text(*share.times(100)[:3], digits=2)
 
 
 def status_text(attacks: pd.DataFrame) -> pd.DataFrame:

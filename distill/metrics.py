@@ -22,6 +22,10 @@ class Estimate(NamedTuple):
     n: int
     clusters: int
 
+    def times(self, factor: float) -> Estimate:
+        """The estimate in another unit, such as percent."""
+        return self._replace(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
 
 def accuracy(right: int, n: int) -> Estimate:
     """Share of images classified rightly, with Wilson's interval.

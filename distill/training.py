@@ -96,6 +96,18 @@ def soft_labels(teacher: nn.Module, x: Tensor, temperature: float, *, batch_size
     return torch.cat([F.softmax(z / temperature, 1) for z in _logits(teacher, x, batch_size)])
 
 
+def smoothed_labels(labels: Tensor, classes: int) -> Tensor:
+    """Soft labels without distillation, the control of section V-B: 0.9 for the class, 1 / (10 N) for each of the others.
+
+    Returns
+    -------
+    Tensor
+        float32 (N, classes); the paper's weights, which for ten classes sum to 0.99.
+    """
+    others = torch.full((len(labels), classes), 1 / (10 * classes), device=labels.device)
+    return others.scatter(1, labels[:, None], 0.9)
+
+
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) -> Tensor:
     """Which images are classified rightly, in float32 and without dropout.
 

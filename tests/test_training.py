@@ -221,3 +221,8 @@ def test_defend_distils_any_network_at_the_temperature():
     assert hot.student(x).abs().mean() > 5 * cold.student(x).abs().mean()  # and its logits grew with the temperature
     again = training.defend(factory, x, y, temperature=20.0, recipe=recipe, seed=3)
     assert torch.equal(weights(hot.student), weights(again.student))
+
+
+def test_smoothed_labels_are_the_papers():
+    labels = training.smoothed_labels(torch.tensor([3, 0]), 10)
+    assert labels[0].tolist() == pytest.approx([0.01] * 3 + [0.9] + [0.01] * 6) and labels[1, 0].item() == pytest.approx(0.9)
