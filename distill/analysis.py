@@ -179,7 +179,7 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     chosen = attacks.assign(variant=variant(attacks))
-    chosen = chosen[chosen["role"].isin(["plain", "student"])]
+    chosen = chosen[chosen["role"].isin(comparison.USED)]
     for (profile, dataset, role, temperature, name), group in chosen.groupby(
         ["profile", "dataset", "role", "temperature", "variant"], sort=False
     ):

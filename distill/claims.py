@@ -144,7 +144,7 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     if len(rows.get("model", ())):
         tables["accuracy"] = comparison.accuracy_table(rows["model"]).assign(n=lambda t: t["images"])
     if len(rows.get("prediction", ())):
-        students = rows["prediction"][rows["prediction"]["role"].isin(["plain", "student"])]
+        students = rows["prediction"][rows["prediction"]["role"].isin(comparison.USED)]
         confidence = analysis.confidence_table(students).assign(n=lambda t: t["images"])
         tables["confidence"] = confidence
         largest = students.groupby("record")["probability_at_T"]

@@ -17,6 +17,7 @@ REPRODUCED, DIRECTION, NOT = "reproduced", "reproduced in direction", "not repro
 NOTHING = "not in the paper"
 NO_PLAIN = "no plain network to compare with"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
+USED = ("plain", "student")  # networks that are used and attacked; teachers are not
 TARGETS = 900  # attacks behind each of the paper's success rates
 TEST_IMAGES = 10_000  # behind each of its accuracies
 
@@ -98,7 +99,7 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
         A row a profile, data set and temperature: ``profile``, ``dataset``, ``temperature``, ``paper``, ``paper_low``, ``paper_high``,
         ``ours``, ``low``, ``high``, ``attacks``, ``images``, ``features`` (mean of the successful), ``verdict``.
     """
-    attacks = attacks[attacks["role"].isin(["plain", "student"])]
+    attacks = attacks[attacks["role"].isin(USED)]
     _one_of_each(attacks, "attacks")
     rows = []
     for (run_profile, dataset), of_dataset in attacks.groupby(["profile", "dataset"], sort=False):

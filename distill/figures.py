@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distill import analysis, comparison, metrics
+from distill.plans import MAX_FEATURES
 
 OURS, PAPER = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1]
 COLOURS = [OURS, *sns.color_palette("colorblind")[2:]]
@@ -50,7 +52,7 @@ def success(table: pd.DataFrame) -> Figure:
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         _compare(axes, rows, comparison.reported("fig7", str(dataset)))
-        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xlabel="distillation temperature T")
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
     panels[0].set_ylabel("JSMA success rate (%)")
     panels[0].legend(frameon=True)
     return figure
@@ -72,7 +74,7 @@ def accuracy(table: pd.DataFrame) -> Figure:
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         axes.axhline(0, color="0.35", linewidth=1)
         _compare(axes, rows, comparison.reported("fig8", str(dataset)))
-        axes.set(title=comparison.title(str(dataset)), xlabel="distillation temperature T")
+        axes.set_title(comparison.title(str(dataset)))
     panels[0].set_ylabel("change of accuracy (points)")
     panels[0].legend(frameon=True)
     return figure
@@ -89,18 +91,36 @@ def _compare(axes: Axes, rows: pd.DataFrame, said: dict[str, float]) -> None:
     """Paper's values and ours at the same places, one place a temperature and one line a profile."""
     profiles = list(rows["profile"].unique())
     names = comparison.in_order(set(rows["temperature"]) | (set(said) if len(profiles) > 1 else set()))
-    place = {name: number for number, name in enumerate(names)}
-    there = [name for name in names if name in said]
-    axes.plot([place[name] - 0.12 for name in there], [said[name] for name in there], marker="D", markersize=6, markerfacecolor="none",
-              linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
+    _paper(axes, said, names, shift=-0.12)
     for number, profile in enumerate(profiles):
-        own = rows[rows["profile"] == profile]
-        errors = [own["ours"] - own["low"], own["high"] - own["ours"]]
-        axes.errorbar([place[name] + 0.12 * number for name in own["temperature"]], own["ours"], yerr=[e.clip(lower=0).fillna(0) for e in errors],
-                      marker=MARKERS[number], markersize=6, capsize=3, linewidth=1.6, color=COLOURS[number],
-                      label=f"ours, {RECIPES.get(profile, profile)}")  # fmt: skip
-    axes.set_xticks(list(place.values()), names)
+        _line(axes, rows[rows["profile"] == profile], names, shift=0.12 * number, marker=MARKERS[number], color=COLOURS[number],
+              label=f"ours, {RECIPES.get(profile, profile)}")  # fmt: skip
+    _places(axes, names)
+
+
+def _paper(axes: Axes, said: dict[str, float], names: list[str], *, shift: float = 0.0) -> None:
+    """The paper's values, at the temperatures for which it has one."""
+    there = [name for name in names if name in said]
+    axes.plot([names.index(name) + shift for name in there], [said[name] for name in there], marker="D", markersize=6,
+              markerfacecolor="none", linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
+
+
+def _line(axes: Axes, rows: pd.DataFrame, names: list[str], *, shift: float = 0.0, columns: tuple[str, str, str] = ("ours", "low", "high"), **style: Any) -> None:  # fmt: skip
+    """Values with their intervals, one row a temperature; a temperature without a value is passed over."""
+    own = rows.set_index("temperature").reindex(names)
+    value, low, high = (own[column].to_numpy(float) for column in columns)
+    known = ~np.isnan(value)
+    errors = [np.nan_to_num(part[known].clip(min=0), posinf=0.0) for part in (value - low, high - value)]
+    axes.errorbar(
+        np.arange(len(names))[known] + shift, value[known], yerr=errors, **{"markersize": 6, "capsize": 3, "linewidth": 1.6, **style}
+    )
+
+
+def _places(axes: Axes, names: list[str]) -> None:
+    """One place on the axis for each temperature."""
+    axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xlabel("distillation temperature T")
     axes.grid(axis="x", visible=False)
 
 
@@ -110,26 +130,18 @@ def headline(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Of `analysis.split_table`, the variants "float32" and "exact" of one profile a data set.
+        Of `analysis.split_table`, of one profile a data set.
     """
-    table = table[table["role"].isin(["plain", "student"])]
+    own = {"float32": ("ours, float32 as in the paper", COLOURS[0]), "exact": ("ours, exact arithmetic", COLOURS[2])}
+    table = table[table["role"].isin(comparison.USED)]
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
-        said = comparison.reported("fig7", str(dataset))
         names = comparison.in_order(set(rows["temperature"]))
-        there = [name for name in names if name in said]
-        axes.plot([names.index(name) for name in there], [said[name] for name in there], marker="D", markersize=6, markerfacecolor="none",
-                  linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
-        for number, (variant, text) in enumerate((("float32", "ours, float32 as in the paper"), ("exact", "ours, exact arithmetic"))):
-            own = rows[rows["variant"] == variant].set_index("temperature").reindex(names)
-            errors = [(own["ours"] - own["low"]).clip(lower=0).fillna(0), (own["high"] - own["ours"]).clip(lower=0).fillna(0)]
-            places = np.arange(len(names))
-            known = own["ours"].notna().to_numpy()
-            axes.errorbar(places[known], own["ours"][known], yerr=[error[known] for error in errors], marker=MARKERS[number], markersize=6, capsize=3,
-                          linewidth=1.6, color=(COLOURS[0], COLOURS[2])[number], label=text)  # fmt: skip
-        axes.set_xticks(range(len(names)), names)
-        axes.grid(axis="x", visible=False)
-        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xlabel="distillation temperature T")
+        _paper(axes, comparison.reported("fig7", str(dataset)), names)
+        for number, (variant, (text, colour)) in enumerate(own.items()):
+            _line(axes, rows[rows["variant"] == variant], names, marker=MARKERS[number], color=colour, label=text)
+        _places(axes, names)
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
     panels[0].set_ylabel("JSMA success rate (%)")
     _legend_below(figure, panels[0], columns=3)
     return figure
@@ -143,20 +155,16 @@ def split(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.split_table`, of one profile a data set.
     """
-    table = table[table["role"].isin(["plain", "student"])]
+    table = table[table["role"].isin(comparison.USED)]
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(rows["temperature"].unique())
         for number, (variant, text) in enumerate(analysis.VARIANTS.items()):
-            own = rows[rows["variant"] == variant].set_index("temperature").reindex(names)
-            places = [place + 0.06 * (number - 2.5) for place in range(len(names))]
-            errors = [(own["ours"] - own["low"]).clip(lower=0).fillna(0), (own["high"] - own["ours"]).clip(lower=0).fillna(0)]
-            axes.errorbar(places, own["ours"], yerr=errors, marker=MARKERS[number], markersize=5, capsize=2, linewidth=1.4,
-                          linestyle="-" if variant in ("float32", "exact") else ":", color=sns.color_palette("colorblind")[number], label=text)  # fmt: skip
-        axes.set_xticks(range(len(names)), names)
-        axes.grid(axis="x", visible=False)
-        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xlabel="distillation temperature T")
-    panels[0].set_ylabel("success within 112 features (%)")
+            _line(axes, rows[rows["variant"] == variant], names, shift=0.06 * (number - 2.5), marker=MARKERS[number], markersize=5, capsize=2,
+                  linestyle="-" if variant in ("float32", "exact") else ":", color=sns.color_palette("colorblind")[number], label=text)  # fmt: skip
+        _places(axes, names)
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
+    panels[0].set_ylabel(f"success within {MAX_FEATURES} features (%)")
     _legend_below(figure, panels[0], columns=2)
     return figure
 
@@ -172,21 +180,15 @@ def robustness(table: pd.DataFrame) -> Figure:
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(rows["temperature"].unique())
-        said = comparison.reported("fig10", str(dataset), "robustness")
-        there = [name for name in names if name in said]
-        axes.plot([names.index(name) - 0.1 for name in there], [said[name] for name in there], marker="D", markersize=6,
-                  markerfacecolor="none", linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
+        _paper(axes, comparison.reported("fig10", str(dataset), "robustness"), names, shift=-0.1)
         for number, (reading, text) in enumerate(READINGS.items()):
-            own = rows[rows["reading"] == reading].set_index("temperature").reindex(names)
-            errors = [(own["ours"] - own["low"]).clip(lower=0).fillna(0), (own["high"] - own["ours"]).clip(lower=0).fillna(0)]
-            axes.errorbar([place + 0.08 * number for place in range(len(names))], own["ours"], yerr=errors, marker=MARKERS[number], markersize=5,
-                          capsize=2, linewidth=1.4, color=COLOURS[number], linestyle="-" if reading in ("capped", "exact") else ":", label=text)  # fmt: skip
-        cap = 100 * 112 / analysis.features_of(str(dataset))
+            _line(axes, rows[rows["reading"] == reading], names, shift=0.08 * number, marker=MARKERS[number], markersize=5, capsize=2,
+                  linestyle="-" if reading in ("capped", "exact") else ":", color=COLOURS[number], label=text)  # fmt: skip
+        cap = 100 * MAX_FEATURES / analysis.features_of(str(dataset))
         axes.axhline(cap, color="0.35", linewidth=1)
         axes.text(0.01, cap, "budget", transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
-        axes.set_xticks(range(len(names)), names)
-        axes.grid(axis="x", visible=False)
-        axes.set(title=comparison.title(str(dataset)), ylim=(0, 1.12 * cap), xlabel="distillation temperature T")
+        _places(axes, names)
+        axes.set(title=comparison.title(str(dataset)), ylim=(0, 1.12 * cap))
     panels[0].set_ylabel("features to be changed (%)")
     _legend_below(figure, panels[0], columns=2)
     return figure
@@ -215,7 +217,7 @@ def invariance(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def budget_curves(curves: dict[str, pd.DataFrame], *, mark: int = 112) -> Figure:
+def budget_curves(curves: dict[str, pd.DataFrame], *, mark: int = MAX_FEATURES) -> Figure:
     """Success against budget, a line a network; the paper's budget is marked.
 
     Parameters
@@ -360,7 +362,7 @@ def amplitudes(table: pd.DataFrame) -> Figure:
     """
     _style()
     datasets = list(table["dataset"].unique())
-    columns = {**analysis.ARITHMETICS}
+    columns = analysis.ARITHMETICS
     figure, grid = plt.subplots(
         len(datasets), len(columns), figsize=(2.6 * len(columns) + 1, 3.1 * len(datasets)), squeeze=False, sharey=True
     )
@@ -396,16 +398,13 @@ def amplitude_quantiles(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(6.8, 4.1))
     names = comparison.in_order(table["temperature"].unique())
     for number, (dataset, rows) in enumerate(table.groupby("dataset", sort=False)):
-        own = rows.set_index("temperature").reindex(names)
-        places = np.arange(len(names)) + 0.1 * number
-        axes.errorbar(places, own["median"], yerr=[own["median"] - own["q05"], own["q95"] - own["median"]], marker=MARKERS[number],
-                      color=COLOURS[number], capsize=3, linewidth=1.6, label=comparison.title(str(dataset)))  # fmt: skip
+        _line(axes, rows, names, shift=0.1 * number, columns=("median", "q05", "q95"), marker=MARKERS[number], color=COLOURS[number],
+              label=comparison.title(str(dataset)))  # fmt: skip
     for exponent, text in ((-45, "float32 ends"), (-324, "float64 ends")):
         axes.axhline(exponent, color="0.35", linewidth=1)
         axes.text(0.01, exponent, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
-    axes.set_xticks(range(len(names)), names)
-    axes.grid(axis="x", visible=False)
-    axes.set(xlabel="distillation temperature T", ylabel="log10 of the mean gradient amplitude")
+    _places(axes, names)
+    axes.set_ylabel("log10 of the mean gradient amplitude")
     axes.legend(frameon=True, loc="lower left")
     return figure
 
@@ -423,6 +422,34 @@ def amplitude_text(table: pd.DataFrame) -> pd.DataFrame:
         "images with no derivative left in float32": table["float32_all_zero"].map("{:.1f} %".format),
         "images": table["images"],
     })  # fmt: skip
+
+
+def saturation(table: pd.DataFrame) -> Figure:
+    """How large the logits grow with temperature, and how often float32 rounds the largest probability to exactly 1.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.confidence_table`.
+    """
+    _style()
+    names = comparison.in_order(table["temperature"].unique())
+    figure, panels = plt.subplots(1, 2, figsize=(9.8, 3.9))
+    for number, ((profile, dataset), rows) in enumerate(table.groupby(["profile", "dataset"], sort=False)):
+        own = rows.set_index("temperature").reindex(names)
+        style = {
+            "marker": MARKERS[number],
+            "color": COLOURS[number],
+            "label": f"{comparison.title(str(dataset))}, {RECIPES.get(profile, profile)}",
+        }
+        panels[0].plot(range(len(names)), own["logit_l1"], **style)
+        panels[1].plot(range(len(names)), 100 * own["certain"], **style)
+    for axes in panels:
+        _places(axes, names)
+    panels[0].set(yscale="log", ylabel="mean L1 norm of the logits")
+    panels[1].set(ylabel="probability exactly 1 in float32 (%)", ylim=(-4, 104))
+    panels[0].legend(frameon=True)
+    return figure
 
 
 def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
@@ -455,7 +482,7 @@ def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """`comparison.success_table` as a reader sees it, with the clean accuracy of each network."""
     clean = {
         (row["profile"], row["dataset"], comparison.label(row["role"], row["temperature"])): f"{row['accuracy']:.2%}"
-        for _, row in networks[networks["role"].isin(["plain", "student"])].iterrows()
+        for _, row in networks[networks["role"].isin(comparison.USED)].iterrows()
     }
     return pd.DataFrame({
         "data set": [comparison.title(d) for d in table["dataset"]],
@@ -504,7 +531,7 @@ def split_text(table: pd.DataFrame) -> pd.DataFrame:
 
 def split_short(table: pd.DataFrame) -> pd.DataFrame:
     """`analysis.split_table` with a row a network and a column an arithmetic: success with its interval."""
-    own = table[table["role"].isin(["plain", "student"])]
+    own = table[table["role"].isin(comparison.USED)]
     text = [metrics.interval_text(*v) for v in zip(own["ours"], own["low"], own["high"], strict=True)]
     wide = own.assign(text=text).pivot_table(
         index=["profile", "dataset", "temperature", "images"], columns="variant", values="text", aggfunc="first", sort=False
@@ -573,7 +600,7 @@ def percent_text(share: metrics.Estimate) -> str:
 def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
     """Why attacks stopped: their share by status, a row a network."""
     shares = (
-        attacks.assign(T=["none" if r == "plain" else f"{t:g}" for r, t in zip(attacks["role"], attacks["temperature"], strict=True)])
+        attacks.assign(T=[comparison.label(r, t) for r, t in zip(attacks["role"], attacks["temperature"], strict=True)])
         .groupby(["profile", "dataset", "T"], sort=False)["status"].value_counts(normalize=True).unstack(fill_value=0.0)
     )  # fmt: skip
     columns = [name for name in ("SUCCESS", "BUDGET", "NO_VALID_PAIR", "ZERO_GRADIENT") if name in shares]

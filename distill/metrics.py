@@ -104,9 +104,11 @@ def features_changed(attacks: pd.DataFrame) -> Estimate:
 
 
 def interval_text(value: float, low: float, high: float, digits: int = 1, sign: bool = False) -> str:
-    """A value and its interval for a reader, which no browser breaks: "94.2 [92.1, 95.8]"; a dash where there is none."""
+    """A value and its interval for a reader, which no browser breaks: "94.2 [92.1, 95.8]"; dashes for what there is not."""
     if value is None or math.isnan(value):
         return "–"
     form = f"{{:{'+' if sign else ''}.{digits}f}}"
+    if math.isnan(low) or math.isnan(high):  # one cluster has no spread
+        return f"{form.format(value)}\N{NO-BREAK SPACE}[–]".replace("-", "\N{MINUS SIGN}")
     numbers = [form.format(0.0 if round(number, digits) == 0 else number) for number in (value, low, high)]  # no "-0.0"
     return "{}\N{NO-BREAK SPACE}[{},\N{NO-BREAK SPACE}{}]".format(*numbers).replace("-", "\N{MINUS SIGN}")

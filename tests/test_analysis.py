@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill import analysis, claims, comparison, experiments, metrics, records
+from distill import analysis, claims, comparison, experiments, figures, metrics, records
 
 
 def rows(changed, *, role="student", temperature=100.0, output="softmax", precision="float32", attack_temperature=1.0, flush=False,
@@ -43,6 +43,19 @@ def test_split_counts_only_what_the_budget_allows():
     exact = table.loc["exact"]
     assert (exact["ours"], exact["over_budget"], exact["unlimited"]) == (pytest.approx(50), pytest.approx(0.5), 100)
     assert exact["features"] == pytest.approx((10 + 112 + 20) / 3)
+
+
+def test_lines_pass_over_temperatures_without_a_value():
+    none, hot = rows([4] * 6, role="plain", temperature=1.0), rows([None] * 6)
+    exact = [one.assign(output="log_softmax", success=True, features_changed=8) for one in (none, rows([8] * 6, temperature=20.0), hot)]
+    table = analysis.split_table(pd.concat([none, hot, *exact[:2]]))
+    (axes,) = figures.headline(table).axes
+    drawn = {line.get_label(): line for line in axes.containers}
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "20", "100"]
+    assert drawn["ours, float32 as in the paper"].lines[0].get_xydata().tolist() == [[0, 100], [2, 0]]
+    assert drawn["ours, exact arithmetic"].lines[0].get_xydata().tolist() == [[0, 100], [1, 100]]
+    paper = next(line for line in axes.lines if line.get_label() == "paper")
+    assert paper.get_ydata().tolist() == [95.89, 1.34, 0.45]
 
 
 def test_budget_curve_rises_to_all_and_refuses_a_larger_budget():

@@ -2,11 +2,14 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+
+from distill import plans
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -46,6 +49,15 @@ def test_chapter_is_committed_executed_and_clean(chapter):
         assert f"\n{name} = " in "\n" + parameters.source
     assert "papermill" not in json.dumps([notebook.metadata, [cell.metadata for cell in notebook.cells]])
     assert os.path.expanduser("~") + "/" not in text and str(ROOT.parent) + "/" not in text
+
+
+def test_the_quick_profile_redraws_what_it_computes_and_keeps_the_rest():
+    sys.path.insert(0, str(ROOT / "book"))
+    import build
+
+    kept = set(plans.STAGES) - set(plans.profile("quick").computes)
+    needs = {path.stem for path in CHAPTERS if any(f'"{stage}"' in path.read_text().replace("\\", "") for stage in kept)}
+    assert set(build.COSTLY) == needs - {"index"}  # the first page shows what there is
 
 
 def test_every_chapter_is_in_the_table_of_contents():

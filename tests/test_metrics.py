@@ -133,4 +133,5 @@ def test_figures_and_texts_show_what_the_tables_hold():
     assert text["clean accuracy"].tolist() == ["100.00%", "98.00%", "–"]
     assert text["paper (%)"].tolist() == ["95.89", "0.45", "–"]
     assert metrics.interval_text(-0.001, -1.23, 0.5, 1, True) == "+0.0\xa0[\N{MINUS SIGN}1.2,\xa0+0.5]"
+    assert metrics.interval_text(0.26, math.nan, math.nan, 2) == "0.26\xa0[–]"
     assert "100.0%" in figures.status_text(rows)["ZERO_GRADIENT"].tolist()
