@@ -106,14 +106,11 @@ def _paper(axes: Axes, said: dict[str, float], names: list[str], *, shift: float
 
 
 def _line(axes: Axes, rows: pd.DataFrame, names: list[str], *, shift: float = 0.0, columns: tuple[str, str, str] = ("ours", "low", "high"), **style: Any) -> None:  # fmt: skip
-    """Values with their intervals, one row a temperature; a temperature without a value is passed over."""
+    """Values with their intervals, one row a temperature; where nothing was measured the line has a gap."""
     own = rows.set_index("temperature").reindex(names)
     value, low, high = (own[column].to_numpy(float) for column in columns)
-    known = ~np.isnan(value)
-    errors = [np.nan_to_num(part[known].clip(min=0), posinf=0.0) for part in (value - low, high - value)]
-    axes.errorbar(
-        np.arange(len(names))[known] + shift, value[known], yerr=errors, **{"markersize": 6, "capsize": 3, "linewidth": 1.6, **style}
-    )
+    errors = [np.nan_to_num(part.clip(min=0), posinf=0.0) for part in (value - low, high - value)]
+    axes.errorbar(np.arange(len(names)) + shift, value, yerr=errors, **{"markersize": 6, "capsize": 3, "linewidth": 1.6, **style})
 
 
 def _places(axes: Axes, names: list[str]) -> None:
