@@ -141,7 +141,7 @@ def diagnose(
         x = images.to(weight.device, torch.float32)
         logits, again = judge(x), judge(x)
     if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
-        return [_flag("NOT_LOGITS", "the model returns probabilities; nothing else was checked")]
+        return [Flag("NOT_LOGITS", {}, "the model returns probabilities; nothing else was checked")]
     right = (logits.argmax(1) == labels.to(logits.device)).to(images.device)
     if not bool(right.any()):
         raise ValueError("the model gets none of the images right; allowed are images of which it gets some right")
@@ -150,13 +150,13 @@ def diagnose(
     flags: list[Flag] = []
     if not torch.equal(logits, again):
         share = (logits != again).any(1).float().mean().item()
-        flags.append(_flag("RANDOMIZED", f"two forward passes differ in {share:.0%} of the images", share=share))
+        flags.append(Flag("RANDOMIZED", {"share": share}, f"two forward passes differ in {share:.0%} of the images"))
     leaf = x[right.to(x.device)].requires_grad_()
     with _frozen(model):
         (gradient,) = torch.autograd.grad(F.cross_entropy(judge(leaf) / temperature, labels.to(x.device), reduction="sum"), leaf)
     zero = (gradient.flatten(1) == 0).all(1).float().mean().item()
     if zero:
-        flags.append(_flag("ZERO_GRADIENT", f"the gradient is exactly zero in {zero:.0%} of the images", share=zero))
+        flags.append(Flag("ZERO_GRADIENT", {"share": zero}, f"the gradient is exactly zero in {zero:.0%} of the images"))
 
     def won(name: str, at: float = temperature, **options: Any) -> Tensor:
         return attack(name, model, images, labels, temperature=at, seed=seed, **options).success
@@ -164,7 +164,7 @@ def diagnose(
     def compare(name: str, better: Tensor, worse: Tensor, text: str, **values: float) -> None:
         if _beats(better, worse):
             values = {"rate": better.float().mean().item(), "compared_with": worse.float().mean().item(), **values}
-            flags.append(_flag(name, f"{text}: {values['rate']:.0%} against {values['compared_with']:.0%}", **values))
+            flags.append(Flag(name, values, f"{text}: {values['rate']:.0%} against {values['compared_with']:.0%}"))
 
     def descent(at: float) -> Tensor:
         return won("pgd", at, radius=radius, steps=steps)
@@ -180,7 +180,9 @@ def diagnose(
     compare("GRADIENT_FREE_WINS", won("square", radius=radius, steps=queries), white_box, "the square attack beats PGD")
     unbounded = won("pgd", radius=1.0, steps=steps, random_start=False).float().mean().item()  # random images would win by themselves
     if unbounded < NEARLY_ALL:
-        flags.append(_flag("BUDGET_DOES_NOT_HELP", f"PGD without a bound succeeds on {unbounded:.0%} of the images only", rate=unbounded))
+        flags.append(
+            Flag("BUDGET_DOES_NOT_HELP", {"rate": unbounded}, f"PGD without a bound succeeds on {unbounded:.0%} of the images only")
+        )
     compare("ONE_STEP_WINS", won("fgsm", radius=radius), white_box, "FGSM beats PGD")
     if surrogate is not None:
         crafted = attack("pgd", surrogate, images, labels, radius=radius, steps=steps, seed=seed).adversarial
@@ -189,11 +191,6 @@ def diagnose(
         compare("TRANSFER_WINS", fooled, white_box, "the surrogate's images beat PGD's own")
     compare("RANDOM_WINS", won("random", radius=radius), white_box, "random signs beat PGD")
     return flags
-
-
-def _flag(name: str, message: str, **values: float) -> Flag:
-    assert name in EXPLANATIONS
-    return Flag(name, values, message)
 
 
 def _beats(better: Tensor, worse: Tensor) -> bool:
