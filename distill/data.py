@@ -330,6 +330,28 @@ def _standardised(pixels: np.ndarray, train_path: Path, train: bool) -> Tensor:
     return torch.from_numpy(x)
 
 
+def standardisation(name: str, *, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
+    """What `load` standardises images by, on the pixels' scale of [0, 1]: ``(pixel - mean) / deviation``.
+
+    Returns
+    -------
+    mean, deviation : Tensor
+        float32 (C, H, W), of the training set's features; 0 and 1, of shape (1, 1, 1), for a data set that is left as it is.
+
+    Raises
+    ------
+    DataError, ValueError
+        See `load`.
+    """
+    spec = dataset(name)
+    if not spec.standardise:
+        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    path = fetch(spec, root)[0][0]
+    pixels = decode_idx(_read(path), str(path))
+    mean, deviation = (torch.from_numpy((part / 255).astype(np.float32)) for part in (pixels.mean(0), pixels.std(0)))
+    return mean, deviation
+
+
 def fetch(spec: DataSet, root: str | Path | None = None) -> tuple[list[Path], str, list[str]]:
     """Find or fetch a data set's files, and verify them.
 
