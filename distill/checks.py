@@ -26,7 +26,7 @@ class Flag(NamedTuple):
     """A sign of trouble: its stable name, the numbers it stands on, and one line for a reader."""
 
     name: str
-    values: dict[str, float]
+    numbers: dict[str, float]
     message: str
 
 

@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from distill import data, models, records, sensitivity, training
+from distill import checks, data, models, records, sensitivity, training
+from distill.attacks import others
 from distill.attacks.jsma import Status, all_targets, jsma
 from distill.plans import TEMPERATURES, Config, drawn_images, listed, parse_temperatures, plan, profile
 
@@ -103,7 +104,7 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
     test = _images(config["dataset"], False, context)
     labels = images.y
     if config["teacher"] is not None:
-        teacher = load_model({**config, "role": "teacher", "teacher": None}, context)
+        teacher = load_model({**config, "role": config["role"].replace("student", "teacher"), "teacher": None}, context)
         if teacher.at_chance:
             raise RunError(f"its teacher at T={config['temperature']:g} stayed at chance: no student is trained on it")
         labels = training.soft_labels(teacher.model, images.x, config["temperature"])
@@ -111,10 +112,14 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
         labels = training.smoothed_labels(images.y, 10)
     recipe = training.Recipe(**config["recipe"])
     stream = zlib.crc32(f"{config['role']} {config['temperature']:g} {config['seed']}".encode())
+    start = config.get("start")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream)
+        torch.manual_seed(config["seed"] if start else stream)
         model = models.build(config["architecture"], dropout=recipe.dropout).to(context.device)
     precision = training.best_precision(context.device) if config["precision"] == "auto" else config["precision"]
+    if start:  # teacher and student both begin as the same network
+        training.fit(model, images.x, images.y, temperature=start["temperature"], recipe=dataclasses.replace(recipe, epochs=start["epochs"]),
+                     seed=config["seed"], precision=precision, progress=context.progress, name=f"{config['dataset']} start")  # fmt: skip
     history = training.fit(
         model, images.x, labels, temperature=config["temperature"], recipe=recipe, seed=stream % 1_000_000,
         precision=precision, checkpoint=work / records.CHECKPOINT, progress=context.progress,
@@ -139,6 +144,8 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
 
 
 def _attack(config: Config, context: Context, work: Path) -> records.Record:
+    if config["attack"] == "suite":
+        return _suite(config, context)
     loaded = load_model(config["network"], context)
     test = _images(config["dataset"], False, context)
     drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
@@ -186,6 +193,56 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     )  # fmt: skip
 
 
+def _suite(config: Config, context: Context) -> records.Record:
+    """Published attacks on one network, on images in [0, 1]: a row an image, or a target of an image, and attack."""
+    model = load_model(config["network"], context).model
+    test = _images(config["dataset"], False, context)
+    mean, deviation = (part.to(context.device) for part in data.standardisation(config["dataset"], root=context.data_root))
+    net = others.Pixels(model, mean, deviation).eval()
+    drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
+    x, label = test.x[drawn], test.y[drawn]
+    with torch.no_grad():
+        predicted = torch.cat([model(part).argmax(1) for part in x.split(1000)])
+    rows, targets = all_targets(predicted, 10) if config["targets"] == "all" else (torch.arange(len(x)).to(x.device), None)
+    tables, seconds, started = [], {}, time.perf_counter()
+    for entry in config["suite"]:
+        name, temperature = entry["name"], entry["attack_temperature"]
+        options = {key: value for key, value in entry.items() if key not in ("name", "attack_temperature")}
+        raw = "max_features" in options  # in the space of the JSMA, where a feature is set to a value
+        if name == "transfer":
+            options["surrogate"] = others.Pixels(load_model(config["surrogate_network"], context).model, mean, deviation).eval()
+        begun = time.perf_counter()
+        images = x[rows] if raw else net.images(x[rows])
+        found = others.attack(name, model if raw else net, images, label[rows], targets=targets, temperature=temperature, **options)
+        seconds[f"{name} at {temperature:g}"] = time.perf_counter() - begun
+        moved = ((found.adversarial - images) * (deviation if raw else 1)).flatten(1)
+        tables.append(pd.DataFrame({
+            "attack": "random_features" if raw else name,
+            "attack_temperature": float(temperature),
+            "radius": options.get("radius", np.nan),
+            "steps": options.get("steps", others.ATTACKS[name].steps),
+            "image": drawn[rows].cpu().numpy().astype(np.int32),
+            "label": label[rows].cpu().numpy().astype(np.int8),
+            "source": predicted[rows].cpu().numpy().astype(np.int8),
+            "target": -1 if targets is None else targets.cpu().numpy().astype(np.int8),
+            "success": found.success.cpu().numpy(),
+            "status": np.where(found.success.cpu().numpy(), "SUCCESS", "FAILED"),
+            "features_changed": found.features.cpu().numpy().astype(np.int32),
+            "pixels_changed": found.pixels.cpu().numpy().astype(np.int32),
+            "l1": moved.abs().sum(1).cpu().numpy(),
+            "l2": moved.norm(dim=1).cpu().numpy(),
+            "linf": moved.abs().amax(1).cpu().numpy(),
+            "passes": np.float32(found.passes),
+        }))  # fmt: skip
+        context.say(f"  {name} at {temperature:g}: {found.success.float().mean():.0%} ({seconds[f'{name} at {temperature:g}']:.0f} s)")
+    columns = {**_columns(config), "output": "logits", "precision": "float32", "flush": False, "draw": _draw_name(config)}
+    return records.write(
+        context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
+        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "seconds": seconds,
+                    "data": {"test": test.sha256, "source": test.source}, "dtype": "float32"},
+    )  # fmt: skip
+
+
 def _saliency_maps(model: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> list[np.ndarray]:
     """What the first step ranks features by, up to a factor: the derivative of the target's log-probability, (n,) an image."""
     leaf = x.detach().requires_grad_()
@@ -196,6 +253,8 @@ def _saliency_maps(model: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> 
 
 def _draw_name(config: Config) -> str:
     """What sets an attack apart that is not part of a comparison; "" for those that are."""
+    if config["attack"] == "suite":
+        return f"suite, targets {config['targets']}"
     return config.get("draw") or ("sweep" if "sweep" in config else "")
 
 
@@ -204,6 +263,28 @@ def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
     if config.get("draw") == "one of each class":
         return np.array([int((labels == digit).nonzero()[0]) for digit in range(10)])
     return drawn_images(len(labels), config["images"])
+
+
+def _diagnose(config: Config, context: Context, work: Path) -> records.Record:
+    """The flags of `distill.checks` on one network, a row a flag and temperature; a row without a flag where none is raised."""
+    test = _images(config["dataset"], False, context)
+    mean, deviation = (part.to(context.device) for part in data.standardisation(config["dataset"], root=context.data_root))
+    net, surrogate = (
+        others.Pixels(load_model(config[name], context).model, mean, deviation).eval() for name in ("network", "surrogate_network")
+    )
+    drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
+    started, rows = time.perf_counter(), []
+    for temperature in config["temperatures"]:
+        flags = checks.diagnose(net, net.images(test.x[drawn]), test.y[drawn], radius=config["radius"], temperature=temperature,
+                                surrogate=surrogate if config["role"] != "plain" else None)  # fmt: skip
+        rows += [{"attack_temperature": temperature, "flag": flag.name, "message": flag.message, **flag.numbers} for flag in flags]
+        rows += [] if flags else [{"attack_temperature": temperature, "flag": "", "message": "no flag"}]
+    table = pd.DataFrame(rows).reindex(columns=["attack_temperature", "flag", "message", "rate", "compared_with", "share", "divisor"])
+    return records.write(
+        context.store, config, table.assign(images=len(drawn)), columns=_columns(config),
+        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device,
+                    "data": {"test": test.sha256, "source": test.source}, "dtype": "float32"},
+    )  # fmt: skip
 
 
 def _predict(config: Config, context: Context, work: Path) -> records.Record:
@@ -266,6 +347,7 @@ RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {
     "attack": _attack,
     "prediction": _predict,
     "sensitivity": _measure,
+    "diagnosis": _diagnose,
 }
 
 

@@ -13,10 +13,15 @@ from typing import Any
 import numpy as np
 
 from distill import data, models, records, training
+from distill.attacks.adapters import ATTACKS
 
 TEMPERATURES = ("none", 1, 2, 5, 10, 20, 30, 40, 50, 100)  # Figure 7
 INVARIANCE_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 MAX_FEATURES = 112  # section V-B; the same on both data sets
+RADIUS = {"mnist": 0.3, "cifar10": 8 / 255}  # Linf, on pixels in [0, 1]: Madry et al. 2018, section 5
+SUITE = ("fgsm", "pgd", "apgd_ce", "apgd_dlr", "square", "carlini_wagner_l2", "ddn", "fmn_l2", "fmn_linf", "fmn_l0", "sigma_zero",
+         "hop_skip_jump", "transfer", "random")  # fmt: skip
+MINIMAL = ("fmn_l0", "carlini_wagner_l2", "fmn_linf")  # towards every target: L0, L2, Linf
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 Config = dict[str, Any]
@@ -31,16 +36,19 @@ class Profile:
     temperatures: dict[str, tuple]
     images: int
     few: int  # images for what is repeated many times
+    sound: int  # images for the published attacks
     computes: tuple[str, ...] | None = None  # stages that `experiments.results` computes where nothing is on record; None: all
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2),
-        Profile("quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50, 20, ("train", "attack", "gallery")),
-        Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000, 100),
-        Profile("table2", "table2", {"cifar10": ("none", 20, 100)}, 1000, 100),  # the letter of Table II, which section V-A contradicts
+        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2, 3),
+        Profile("quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50, 20, 100, ("train", "attack", "gallery")),
+        Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000, 100, 1000),
+        Profile(
+            "table2", "table2", {"cifar10": ("none", 20, 100)}, 1000, 100, 1000
+        ),  # the letter of Table II, which section V-A contradicts
     )
 }
 
@@ -188,6 +196,62 @@ def _sensitivity(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     return [{**_about(networks[-1]), "kind": "sensitivity", "images": chosen.images}]
 
 
+def _sound(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """Published attacks away from the label, on the logits and, where their scale matters, on the logits divided by T too."""
+    last = networks[-1]
+    plain = {**last, "role": "plain", "temperature": 1.0, "teacher": None}
+    suite: list[dict[str, Any]] = []
+    for name in SUITE:
+        if name == "transfer" and last["role"] == "plain":
+            continue  # from the network to itself
+        options: dict[str, Any] = {"radius": RADIUS[last["architecture"]]} if ATTACKS[name].norm == "linf" and name != "fmn_linf" else {}
+        scales = {last["temperature"]} if ATTACKS[name].scale_free else {1.0, last["temperature"]}
+        suite += [{"name": name, "attack_temperature": scale, **options} for scale in sorted(scales)]
+    suite += [
+        {"name": name, "attack_temperature": last["temperature"], "steps": 2 * ATTACKS[name].steps, **options}
+        for name, options in (("apgd_dlr", {"radius": RADIUS[last["architecture"]]}), ("fmn_l0", {}))
+    ]  # does more effort help?
+    jsma_like = {"max_features": MAX_FEATURES, "value": data.dataset(last["dataset"]).value}
+    suite.append({"name": "random", "attack_temperature": 1.0, **jsma_like})
+    other = {"surrogate": records.key(plain), "surrogate_network": plain}
+    return [
+        plain,
+        {**_about(last), "kind": "attack", "attack": "suite", "suite": suite, "targets": "none", "images": chosen.sound, **other},
+        {**_about(last), "kind": "diagnosis", "temperatures": sorted({1.0, last["temperature"]}), "radius": RADIUS[last["architecture"]] / 3,
+         "images": min(chosen.sound, 100), **other},
+    ]  # fmt: skip
+
+
+def _distances(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """The smallest changes that reach each target, for Carlini & Wagner's tables IV and VI."""
+    last = networks[-1]
+    suite = [{"name": name, "attack_temperature": last["temperature"]} for name in MINIMAL]
+    return [{**_about(last), "kind": "attack", "attack": "suite", "suite": suite, "targets": "all", "images": chosen.few}]
+
+
+def _ablations(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """What of distillation matters: other ways to train at the same T, and the undefended network with its logits times T."""
+    if len(networks) == 1:
+        return []
+    teacher, student = networks
+    temperature, recipe = teacher["temperature"], teacher["recipe"]
+    short = dataclasses.asdict(
+        dataclasses.replace(training.recipe("paper", teacher["architecture"]), name="sgd", epochs=min(5, recipe["epochs"] * 5))
+    )
+    changes: dict[str, dict[str, Any]] = {
+        "warm": {"start": {"temperature": 1.0, "epochs": 1.0}},  # Carlini & Wagner 2017, section IV
+        "sgd": {"recipe": short},  # the paper's optimiser for a few epochs, against which the next is to be held
+        "rate": {"recipe": {**short, "learning_rate": 0.1 * temperature * short["learning_rate"] / 0.1}},
+    }
+    runs: list[Config] = []
+    for name, change in changes.items():
+        first = {**teacher, **change, "role": f"{name} teacher"}
+        second = {**student, **change, "role": f"{name} student", "teacher": records.key(first)}
+        runs += [first, second, *(jsma_config(second, images=chosen.images, output=output) for output in ("softmax", "log_softmax"))]
+    plain = {**teacher, "role": "plain", "temperature": 1.0}
+    return [*runs, plain, jsma_config(plain, images=chosen.images, attack_temperature=1 / temperature)]
+
+
 def _smoothing(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     """The control of section V-B: hard labels smoothed to 0.9 and 1 / (10 N), nothing distilled."""
     plain = networks[-1]
@@ -207,6 +271,9 @@ STAGES: dict[str, Callable[[Sequence[Config], Profile], list[Config]]] = {
     "predictions": _predictions,
     "sensitivity": _sensitivity,
     "smoothing": _smoothing,
+    "sound": _sound,
+    "distances": _distances,
+    "ablations": _ablations,
 }
 
 

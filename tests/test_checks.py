@@ -99,10 +99,10 @@ def test_a_good_model_raises_nothing():
 
 def test_logits_a_thousandfold_are_seen_and_the_temperature_mends_them():
     found = raised(Linear(scale=10_000.0))
-    assert found["ZERO_GRADIENT"].values["share"] == 1.0
-    assert found["SCALE_DEPENDENT"].values["rate"] > found["SCALE_DEPENDENT"].values["compared_with"] == 0.0
-    assert found["SCALE_DEPENDENT"].values["divisor"] in (100, 1000)
-    assert found["BUDGET_DOES_NOT_HELP"].values["rate"] == 0.0
+    assert found["ZERO_GRADIENT"].numbers["share"] == 1.0
+    assert found["SCALE_DEPENDENT"].numbers["rate"] > found["SCALE_DEPENDENT"].numbers["compared_with"] == 0.0
+    assert found["SCALE_DEPENDENT"].numbers["divisor"] in (100, 1000)
+    assert found["BUDGET_DOES_NOT_HELP"].numbers["rate"] == 0.0
     assert raised(Linear(scale=10_000.0), temperature=1000.0) == {}
 
 
@@ -121,7 +121,7 @@ def test_gradients_of_the_wrong_sign_lose_to_everything():
 
 def test_one_step_wins_where_only_the_first_gradient_is_right():
     found = raised(Misleading(), radius=0.1)
-    assert found["ONE_STEP_WINS"].values["rate"] > found["ONE_STEP_WINS"].values["compared_with"]
+    assert found["ONE_STEP_WINS"].numbers["rate"] > found["ONE_STEP_WINS"].numbers["compared_with"]
     assert "ONE_STEP_WINS" not in raised(Backwards(), radius=0.1)
 
 
@@ -133,7 +133,7 @@ def test_random_wins_where_noise_is_enough_and_gradients_lead_back():
 
 def test_outputs_that_are_not_logits_or_not_fixed():
     assert list(raised(Probabilities())) == ["NOT_LOGITS"]
-    assert raised(Noisy())["RANDOMIZED"].values["share"] == 1.0
+    assert raised(Noisy())["RANDOMIZED"].numbers["share"] == 1.0
 
 
 def test_images_that_the_model_gets_wrong_say_nothing():

@@ -1,0 +1,180 @@
+"""What published attacks say of a network: rates, the union over attacks, distances, and the checklist of a sound evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from distill import comparison, metrics
+from distill.attacks.adapters import ATTACKS
+from distill.metrics import Estimate
+
+UNTARGETED, TARGETED = "suite, targets none", "suite, targets all"  # the column ``draw``
+NETWORK = ["profile", "dataset", "role", "temperature"]
+MEASURES = {"l0": "pixels_changed", "l1": "l1", "l2": "l2", "linf": "linf"}
+UNBOUNDED = ("carlini_wagner_l2", "ddn", "fmn_l2", "fmn_linf", "fmn_l0", "sigma_zero")  # white-box attacks that may change everything
+NEARLY_ALL = 0.95
+MARGIN = 0.05  # by which one attack may beat another without being a sign of anything
+
+
+def attack_table(attacks: pd.DataFrame) -> pd.DataFrame:
+    """Success away from the label, a row a network, attack, number of steps and scale of the logits.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", those of the stage "sound".
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``temperature`` ("none", "1", ...), ``attack``, ``steps``, ``divided`` (what the logits
+        were divided by), ``norm``, ``radius`` (pixels in [0, 1]; nan for attacks without a bound), ``ours``, ``low``,
+        ``high`` (percent of the images classified rightly), ``images`` (those), ``clean`` (percent classified rightly),
+        ``distance`` (median over successes, in the norm), ``passes`` (forward passes an image), ``record``.
+    """
+    rows = []
+    chosen = attacks[attacks["draw"] == UNTARGETED]
+    for (profile, dataset, role, temperature, name, steps, divided), group in chosen.groupby(
+        [*NETWORK, "attack", "steps", "attack_temperature"], sort=False
+    ):
+        right = group[group["label"] == group["source"]]
+        rate = metrics.accuracy(int(right["success"].sum()), len(right)).times(100)
+        norm = "l0" if name == "random_features" else ATTACKS[name].norm
+        rows.append({
+            "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "attack": name,
+            "steps": int(steps), "divided": divided, "norm": norm, "radius": group["radius"].iloc[0],
+            "ours": rate.value, "low": rate.low, "high": rate.high, "images": rate.n, "clean": 100 * len(right) / len(group),
+            "distance": right.loc[right["success"], MEASURES[norm]].median(), "passes": float(group["passes"].iloc[0]),
+            "record": group["record"].iloc[0],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def robust_accuracy(attacks: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy that is left when each image meets its best attack: the union over attacks, example by example.
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``temperature``, ``images``, ``radius``, and in percent of all images, each with
+        ``_low`` and ``_high``: ``clean``; ``one`` (after PGD on the undivided logits alone, as one would who trusts
+        them); ``within`` (after every attack, where it stayed within the radius in Linf); ``any`` (after every
+        white-box attack, whatever the distance).
+    """
+    rows = []
+    for (profile, dataset, role, temperature), group in attacks[attacks["draw"] == UNTARGETED].groupby(NETWORK, sort=False):
+        radius = group["radius"].max()
+        wrong = (group["label"] != group["source"]).groupby(group["image"]).any()
+        inside = group["success"] & (group["linf"] <= radius + 1e-6)
+        naive = group["success"] & (group["attack"] == "pgd") & (group["attack_temperature"] == 1)
+        white = group["success"] & group["attack"].isin([name for name in ATTACKS if name not in ("square", "hop_skip_jump", "random")])
+        row: dict[str, object] = {"profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature),
+                                  "images": len(wrong), "radius": radius}  # fmt: skip
+        for name, lost in (("clean", None), ("one", naive), ("within", inside), ("any", white)):
+            broken = wrong if lost is None else wrong | lost.groupby(group["image"]).any()
+            share = metrics.accuracy(int((~broken).sum()), len(broken)).times(100)
+            row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+        rows.append(row | {"record": group["record"].iloc[0]})
+    return pd.DataFrame(rows)
+
+
+def reported_distances() -> pd.DataFrame:
+    """Carlini & Wagner 2017, tables IV and VI: mean distances with 100 % success, pixels in [0, 1], first 1,000 test images."""
+    return pd.read_csv(Path(__file__).with_name("reported_later.csv"), keep_default_na=False)
+
+
+def distances(attacks: pd.DataFrame) -> pd.DataFrame:
+    """The smallest changes that reach a target, over images classified rightly: the best, average and worst of its nine targets.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", those of the stage "distances".
+
+    Returns
+    -------
+    DataFrame
+        A row a network, attack and ``case`` ("best", "average", "worst"): ``profile``, ``dataset``, ``temperature``,
+        ``attack``, ``norm``, ``ours``, ``low``, ``high`` (mean over images; failed attacks left out, see ``success``),
+        ``theirs`` (`reported_distances`, nan where they have none), ``success`` (percent), ``images``, ``record``.
+    """
+    theirs = reported_distances().set_index(["dataset", "temperature", "measure"])
+    rows = []
+    for (profile, dataset, role, temperature, name), group in attacks[attacks["draw"] == TARGETED].groupby(
+        [*NETWORK, "attack"], sort=False
+    ):
+        right = group[group["label"] == group["source"]]
+        norm, at = ATTACKS[name].norm, comparison.label(role, temperature)
+        by_image = right[right["success"]].groupby("image")[MEASURES[norm]]
+        key = (dataset, at, norm)
+        for case, values in (("best", by_image.min()), ("average", by_image.mean()), ("worst", by_image.max())):
+            mean = metrics.clustered_mean(values, values.index) if len(values) else Estimate(np.nan, np.nan, np.nan, 0, 0)
+            rows.append({
+                "profile": profile, "dataset": dataset, "temperature": at, "attack": name, "norm": norm, "case": case,
+                "ours": mean.value, "low": mean.low, "high": mean.high, "theirs": float(theirs.loc[key, case]) if key in theirs.index else np.nan,
+                "success": 100 * right["success"].mean(), "images": right["image"].nunique(), "record": group["record"].iloc[0],
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+class Item(NamedTuple):
+    """One line of the checklist for one network."""
+
+    question: str
+    first: float  # percent
+    second: float
+    holds: bool
+
+
+def checklist(attacks: pd.DataFrame) -> pd.DataFrame:
+    """The tests that an evaluation must pass before its failures mean anything, for each network and two ways to attack it.
+
+    The way "naive" differentiates the undivided cross-entropy, as attacks come out of the box; "sound" divides the
+    logits by the temperature of distillation and adds attacks that compare logits. Sources: Carlini et al. 2019
+    (arXiv 1902.06705, section 4), Athalye et al. 2018 (arXiv 1802.00420, section 3).
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``temperature``, ``way``, ``question``, ``first`` and ``second`` (percent, the two
+        rates compared), ``holds``, ``images``, ``record``.
+    """
+    rows = []
+    for (profile, dataset, role, temperature), group in attacks[attacks["draw"] == UNTARGETED].groupby(NETWORK, sort=False):
+        right = group[group["label"] == group["source"]]
+        for way, scale in (("naive", 1.0), ("sound", temperature)):
+            for item in _items(right, way, scale):
+                rows.append({"profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "way": way,
+                             **item._asdict(), "images": right["image"].nunique(), "record": group["record"].iloc[0]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _items(rows: pd.DataFrame, way: str, scale: float) -> list[Item]:
+    def rate(*names: str, at: float | None = scale, steps: str = "usual") -> float:
+        """Percent of images that fall to any of these attacks."""
+        own = rows[rows["attack"].isin(names)]
+        usual = own["steps"].eq(own["attack"].map({name: ATTACKS[name].steps for name in names}))
+        own = own[(usual if steps == "usual" else ~usual)]
+        own = own if at is None else own[own["attack_temperature"].eq(at)]
+        return 100 * own.groupby("image")["success"].any().mean() if len(own) else np.nan
+
+    white = ("pgd",) if way == "naive" else ("pgd", "apgd_ce", "apgd_dlr")
+    best = max(rate("pgd"), rate(*white, at=None) if way == "sound" else rate("pgd"))
+    free = ("ddn",) if way == "naive" else UNBOUNDED
+    effort = rate("apgd_ce") if way == "naive" else rate("apgd_dlr")
+    more = np.nan if way == "naive" else rate("apgd_dlr", steps="doubled")
+    margin = 100 * MARGIN
+    items = [
+        Item("many steps do at least as well as one", best, rate("fgsm"), best + margin >= rate("fgsm")),
+        Item("without a bound nearly every image falls", (top := rate(*free)), 100 * NEARLY_ALL, top >= 100 * NEARLY_ALL),
+        Item("an attack without gradients does no better", best, (blind := rate("square", at=None)), best + margin >= blind),
+        Item("images crafted on the undefended network do no better", top, (moved := rate("transfer", at=None)), not top + margin < moved),
+        Item("random changes of the same size do worse", best, (noise := rate("random", at=None)), best + margin >= noise),
+    ]
+    if not np.isnan(more):
+        items.append(Item("twice the steps do not help", effort, more, more <= effort + margin))
+    return [item for item in items if not np.isnan(item.second)]
