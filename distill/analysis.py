@@ -230,6 +230,67 @@ def confidence_table(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+ABLATIONS = {  # a network's role: what was done to it
+    "plain": "nothing: the undefended network",
+    "student": "defensive distillation",
+    "teacher": "trained at T on hard labels, no distillation",
+    "smoothed": "smoothed labels, no temperature",
+    "warm student": "distillation after one epoch at T = 1 (Carlini & Wagner's recipe)",
+    "sgd student": "distillation by a few epochs of the paper's optimiser",
+    "rate student": "the same with 0.1 T times its learning rate",
+}
+
+
+def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:
+    """What of distillation matters: accuracy, the paper's success and the exact success of networks trained otherwise.
+
+    Parameters
+    ----------
+    networks, attacks : DataFrame
+        Rows of kinds "model" and "attack", those of the stages "attack", "split", "teachers", "smoothing" and "ablations".
+
+    Returns
+    -------
+    DataFrame
+        A row a network: ``profile``, ``dataset``, ``role``, ``temperature``, ``what`` (of `ABLATIONS`), ``at_chance``, and
+        in percent, each with ``_low`` and ``_high``: ``accuracy``, ``ours`` (the paper's attack), ``exact`` (log-softmax,
+        the same budget); ``images`` attacked, ``record``. And a row "undefended, its logits times T" for each T for
+        which it was attacked so: the same network, the same predictions.
+    """
+    rates = split_table(attacks[attacks["draw"] == ""]).set_index(["profile", "dataset", "role", "temperature", "variant"])
+    nothing = {"ours": np.nan, "low": np.nan, "high": np.nan, "images": 0}
+    rows = []
+    for _, network in networks[networks["role"].isin(ABLATIONS)].iterrows():
+        at = comparison.label(network["role"], network["temperature"])
+        share = metrics.accuracy(int(network["correct"]), int(network["test_images"])).times(100)
+        row = {name: network[name] for name in ("profile", "dataset", "role")} | {
+            "temperature": at, "what": ABLATIONS[network["role"]], "at_chance": bool(network["at_chance"]),
+            "accuracy": share.value, "accuracy_low": share.low, "accuracy_high": share.high, "record": network["record"],
+        }  # fmt: skip
+        rows.append(row | _rates(rates, nothing, row, row["role"]))
+    own = attacks[
+        (attacks["role"] == "plain") & (attacks["output"] == "softmax") & (attacks["attack_temperature"] < 1) & (attacks["draw"] == "")
+    ]
+    for (profile, dataset, scale), group in own.groupby(["profile", "dataset", "attack_temperature"], sort=False):
+        base = next((row for row in rows if (row["profile"], row["dataset"], row["role"]) == (profile, dataset, "plain")), None)
+        if base is None:
+            continue
+        rate = metrics.success_rate(group).times(100)
+        rows.append({**base, "temperature": f"{1 / scale:g}", "what": "nothing but its logits multiplied by T", "role": "scaled",
+                     "ours": rate.value, "ours_low": rate.low, "ours_high": rate.high, "images": rate.clusters})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _rates(rates: pd.DataFrame, nothing: dict, row: dict, role: str) -> dict:
+    """Success in both arithmetics of one network."""
+    out: dict[str, float] = {}
+    for variant_, name in (("float32", "ours"), ("exact", "exact")):
+        key = (row["profile"], row["dataset"], role, row["temperature"], variant_)
+        found = rates.loc[key] if key in rates.index else nothing
+        out |= {name: found["ours"], f"{name}_low": found["low"], f"{name}_high": found["high"], "images": found["images"]}
+    return out
+
+
 def invariance_table(attacks: pd.DataFrame) -> pd.DataFrame:
     """Success of the paper's attack on softmax(Z / T') against T', a row a network and T', in percent."""
     rows = []

@@ -576,6 +576,27 @@ def confidence_text(table: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def ablation_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.ablation_table` as a reader sees it."""
+
+    def cells(name: str, low: str, high: str, digits: int) -> list[str]:
+        return [
+            "–" if math.isnan(v[0]) else metrics.interval_text(*v, digits=digits)
+            for v in zip(table[name], table[low], table[high], strict=True)
+        ]
+
+    return pd.DataFrame({
+        "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
+        "T": table["temperature"],
+        "what was done": [w + (" (stayed at chance)" if c else "") for w, c in zip(table["what"], table["at_chance"], strict=True)],
+        "accuracy (%) [95 % interval]": cells("accuracy", "accuracy_low", "accuracy_high", 2),
+        "the paper's attack (%)": cells("ours", "ours_low", "ours_high", 1),
+        "in exact arithmetic (%)": cells("exact", "exact_low", "exact_high", 1),
+        "attacked images": table["images"],
+    })  # fmt: skip
+
+
 def claims_text(table: pd.DataFrame) -> pd.DataFrame:
     """`claims.judge` as a reader sees it, each claim with a link to its chapter."""
     return pd.DataFrame({

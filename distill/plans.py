@@ -36,16 +36,15 @@ class Profile:
     temperatures: dict[str, tuple]
     images: int
     few: int  # images for what is repeated many times
-    sound: int  # images for the published attacks
     computes: tuple[str, ...] | None = None  # stages that `experiments.results` computes where nothing is on record; None: all
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2, 3),
-        Profile("quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50, 20, 100, ("train", "attack", "gallery")),
-        Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000, 100, 1000),
+        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2),
+        Profile("quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50, 20, ("train", "attack", "gallery")),
+        Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000, 100),
         Profile(
             "table2", "table2", {"cifar10": ("none", 20, 100)}, 1000, 100, 1000
         ),  # the letter of Table II, which section V-A contradicts
@@ -216,9 +215,9 @@ def _sound(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     other = {"surrogate": records.key(plain), "surrogate_network": plain}
     return [
         plain,
-        {**_about(last), "kind": "attack", "attack": "suite", "suite": suite, "targets": "none", "images": chosen.sound, **other},
+        {**_about(last), "kind": "attack", "attack": "suite", "suite": suite, "targets": "none", "images": chosen.images, **other},
         {**_about(last), "kind": "diagnosis", "temperatures": sorted({1.0, last["temperature"]}), "radius": RADIUS[last["architecture"]] / 3,
-         "images": min(chosen.sound, 100), **other},
+         "images": min(chosen.images, 100), **other},
     ]  # fmt: skip
 
 

@@ -147,3 +147,31 @@ def test_every_published_verdict_leads_to_a_record_that_says_the_same():
         elif claim["claim"].startswith("confidence"):
             assert claim["ours"] == pytest.approx(100 * (table["probability"] * (table["label"] == table["predicted"])).mean(), rel=1e-5)
     assert metrics.CONFIDENCE == 0.95
+
+
+def test_ablations_hold_each_network_against_both_arithmetics():
+    def network(role, temperature, correct, at_chance=False):
+        return {"profile": "quick", "dataset": "mnist", "role": role, "temperature": temperature, "seed": 0, "correct": correct,
+                "test_images": 100, "at_chance": at_chance, "record": f"{role}-{temperature:g}"}  # fmt: skip
+
+    networks = pd.DataFrame([network("plain", 1.0, 99), network("warm student", 100.0, 97), network("sgd student", 100.0, 11, True),
+                             network("warm teacher", 100.0, 98)])  # fmt: skip
+    attacks = pd.concat([
+        rows([10, None, 8, 20, 4, 6], role="plain", temperature=1.0),
+        rows([None, None, None, None, 4, None], role="plain", temperature=1.0, attack_temperature=0.01),  # its logits times 100
+        rows([None, None, None, 20, None, None], role="warm student"),
+        rows([10, 12, 8, 20, 4, 200], role="warm student", output="log_softmax", max_features=784),
+    ])  # fmt: skip
+    table = analysis.ablation_table(networks, attacks).set_index(["role", "temperature"])
+    assert set(table.index) == {
+        ("plain", "none"),
+        ("warm student", "100"),
+        ("sgd student", "100"),
+        ("scaled", "100"),
+    }  # a teacher is not used
+    warm, scaled = table.loc["warm student", "100"], table.loc["scaled", "100"]
+    assert (warm["accuracy"], warm["ours"], warm["exact"], warm["images"]) == pytest.approx((97, 100 / 6, 500 / 6, 2))
+    assert (scaled["accuracy"], scaled["ours"]) == pytest.approx((99, 100 / 6)) and math.isnan(scaled["exact"])
+    assert table.loc["sgd student", "100"]["at_chance"] and math.isnan(table.loc["sgd student", "100"]["ours"])
+    text = figures.ablation_text(table.reset_index())
+    assert "stayed at chance" in text["what was done"].iloc[2] and text["in exact arithmetic (%)"].iloc[2] == "–"

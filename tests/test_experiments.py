@@ -264,3 +264,20 @@ def test_version_needs_no_installed_package(capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0 and re.fullmatch(r"distill \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_ablations_change_one_thing_each(context):
+    runs = plans.plan("smoke", "mnist-5k", [20], stages=["ablations"])
+    by_role = {run["role"]: run for run in runs if run["kind"] == "model"}
+    recipes = {role: run["recipe"] for role, run in by_role.items()}
+    assert recipes["warm student"] == recipes["student"] and by_role["warm student"]["start"] == {"temperature": 1.0, "epochs": 1.0}
+    changed = {name for name in recipes["sgd student"] if recipes["rate student"][name] != recipes["sgd student"][name]}
+    assert changed == {"learning_rate"} and recipes["rate student"]["learning_rate"] == pytest.approx(0.1 * 20 * 0.1 / 0.1)
+    scaled = [run for run in runs if run["kind"] == "attack" and run["attack_temperature"] < 1]
+    assert [(run["role"], run["attack_temperature"]) for run in scaled] == [("plain", 1 / 20)]
+    warm = [run for run in runs if run["role"].startswith("warm") and run["kind"] == "model"]
+    assert experiments.ensure(warm, context) == []
+    student, teacher = (experiments.load_model(run, context).model for run in reversed(warm))
+    assert records.find(warm[1], [context.store]).config["teacher"] == records.key(warm[0])
+    assert not torch.equal(student.last.weight, teacher.last.weight)
+    assert plans.plan("smoke", "mnist-5k", ["none"], stages=["ablations"]) == plans.plan("smoke", "mnist-5k", ["none"], stages=["train"])

@@ -121,4 +121,4 @@ def test_the_stages_record_every_attack_of_the_suite(tmp_path, data_root, monkey
     assert (own["features_changed"] <= plans.MAX_FEATURES).all() and (own["features_changed"] > 0).all()
     assert len(targeted) == 18 and (targeted["target"] != targeted["source"]).all() and set(targeted["draw"]) == {soundness.TARGETED}
     assert len(soundness.attack_table(untargeted)) == 8 and len(soundness.distances(targeted)) in (0, 3)
-    assert set(diagnosis["attack_temperature"]) == {1.0, 20.0} and (diagnosis["images"] == 3).all()
+    assert set(diagnosis["attack_temperature"]) == {1.0, 20.0} and (diagnosis["images"] == 10).all()
