@@ -449,6 +449,32 @@ def saturation(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def ablations(table: pd.DataFrame) -> Figure:
+    """Success of the paper's attack and of the exact one, a row a network.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.ablation_table`, of one profile a data set.
+    """
+    _style()
+    count = max(1, table["dataset"].nunique())
+    figure, panels = plt.subplots(count, 1, figsize=(8.2, 0.9 + 0.42 * len(table)), squeeze=False)
+    for axes, (dataset, rows) in zip(panels[:, 0], table.groupby("dataset", sort=False), strict=False):
+        places = np.arange(len(rows))[::-1]
+        for number, (column, text) in enumerate((("ours", "the paper's attack, float32"), ("exact", "in exact arithmetic"))):
+            value, low, high = (rows[name].to_numpy(float) for name in (column, f"{column}_low", f"{column}_high"))
+            errors = [np.nan_to_num(part.clip(min=0)) for part in (value - low, high - value)]
+            axes.errorbar(value, places - 0.16 * number, xerr=errors, linestyle="none", marker=MARKERS[number], markersize=6, capsize=3,
+                          color=COLOURS[2 * number], label=text)  # fmt: skip
+        names = [w.split(" (")[0] + ("" if t == "none" else f", T = {t}") for w, t in zip(rows["what"], rows["temperature"], strict=True)]
+        axes.set_yticks(places, names)
+        axes.set(title=comparison.title(str(dataset)), xlim=(-4, 104), xlabel="success within 112 features (%)")
+        axes.grid(axis="y", visible=False)
+    _legend_below(figure, panels[-1, 0], columns=2)
+    return figure
+
+
 def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy on the training batches, epoch by epoch, a line a network.
 
