@@ -160,7 +160,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
             result = jsma(
                 loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
                 output=config["output"], temperature=temperature, precision=config["precision"],
-                trace="draw" in config, progress=context.progress,
+                product=bool(config.get("product")), trace="draw" in config, progress=context.progress,
             )  # fmt: skip
         passes += int(result.passes.sum())
         moved = (result.adversarial - x[rows]).flatten(1)
@@ -185,7 +185,8 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
             table["saliency"] = [*maps, *[None] * (len(table) - len(maps))]
         tables.append(table)
     fixed = ["attack", "output", "precision", "max_features", *([] if "sweep" in config else ["attack_temperature"])]
-    columns = {**_columns(config), **{name: config[name] for name in fixed}, "flush": flush, "draw": _draw_name(config)}
+    columns = {**_columns(config), **{name: config[name] for name in fixed}, "flush": flush,
+               "product": bool(config.get("product")), "draw": _draw_name(config)}  # fmt: skip
     return records.write(
         context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "passes": passes,
@@ -400,7 +401,7 @@ def results(
                 if record is not None:
                     table = record.table()
                     if config["kind"] == "attack":  # older records lack these columns
-                        table = table.assign(flush=bool(config.get("flush")), draw=_draw_name(config))
+                        table = table.assign(flush=bool(config.get("flush")), product=bool(config.get("product")), draw=_draw_name(config))
                     tables.setdefault(config["kind"], []).append(table)
     found = {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
     return {kind: found.get(kind, pd.DataFrame()) for kind in RUNNERS}

@@ -164,6 +164,7 @@ def _split(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     variants: list[dict[str, Any]] = [
         {"precision": "float64"},
         {"flush": True},
+        {"product": True},
         {"output": "log_softmax", "max_features": channels * size**2},  # without a budget: success at any budget is part of it
         {"output": "logits"},
     ]
@@ -284,13 +285,14 @@ def _about(network: Config) -> Config:
 
 
 def jsma_config(network: Config, *, images: int, output: str = "softmax", attack_temperature: float = 1.0,
-                precision: str = "float32", max_features: int = MAX_FEATURES, flush: bool = False, draw: str | None = None) -> Config:  # fmt: skip
+                precision: str = "float32", max_features: int = MAX_FEATURES, flush: bool = False, product: bool = False, draw: str | None = None) -> Config:  # fmt: skip
     """The configuration of a JSMA run on a network: the paper's attack unless told otherwise.
 
-    ``flush`` sets denormal numbers to zero during the attack; ``draw`` takes other images than the first of the
+    ``flush`` sets denormal numbers to zero during the attack; ``product`` is `jsma`'s; ``draw`` takes other images than the first of the
     fixed random order and keeps the path of each attack.
     """
     further: dict[str, Any] = {"flush": True} if flush else {}
+    further |= {"product": True} if product else {}
     further |= {"draw": draw} if draw else {}
     return {
         **_about(network), "kind": "attack", "attack": "jsma",

@@ -10,20 +10,20 @@ from distill import analysis, claims, comparison, experiments, figures, metrics,
 
 
 def rows(changed, *, role="student", temperature=100.0, output="softmax", precision="float32", attack_temperature=1.0, flush=False,
-         draw="", max_features=112, dataset="mnist", targets=3):  # fmt: skip
+         product=False, draw="", max_features=112, dataset="mnist", targets=3):  # fmt: skip
     """Attacks on images with three targets each: the features changed, None for a failure at a zero gradient."""
     success = [value is not None for value in changed]
     return pd.DataFrame({
         "image": np.arange(len(changed)) // targets, "success": success, "features_changed": [value or 0 for value in changed],
         "status": ["SUCCESS" if s else "ZERO_GRADIENT" for s in success], "profile": "quick", "dataset": dataset, "role": role,
         "temperature": temperature, "seed": 0, "output": output, "precision": precision, "attack_temperature": attack_temperature,
-        "flush": flush, "draw": draw, "max_features": max_features, "record": f"{role}-{temperature:g}-{output}-{precision}-{flush}",
+        "flush": flush, "product": product, "draw": draw, "max_features": max_features, "record": f"{role}-{temperature:g}-{output}-{precision}-{flush}",
     })  # fmt: skip
 
 
 def test_every_arithmetic_is_told_apart():
     kinds = {
-        "float32": {}, "flush": {"flush": True}, "float64": {"precision": "float64"}, "exact": {"output": "log_softmax"},
+        "float32": {}, "flush": {"flush": True}, "product": {"product": True}, "float64": {"precision": "float64"}, "exact": {"output": "log_softmax"},
         "scaled": {"attack_temperature": 100.0}, "logits": {"output": "logits"},
     }  # fmt: skip
     for name, options in kinds.items():

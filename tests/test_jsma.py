@@ -454,3 +454,16 @@ def test_the_automatic_batch_size_keeps_activations_below_the_bound(monkeypatch)
     assert module.automatic_batch_size(rank, x, target) == 1
     monkeypatch.setattr(module, "MEMORY", 1e15)
     assert module.automatic_batch_size(rank, x, target) == module.LARGEST_BATCH
+
+
+@pytest.mark.parametrize("per_step", [1, 2])
+def test_a_product_in_float32_loses_what_the_derivative_still_holds(per_step):
+    model = Linear([60.0, 50.0, 40.0, 30.0], bias=-70.0)  # softmax of class 1 is e^-70: in float32, but not its square
+    arguments = (model, torch.zeros(1, 4), torch.tensor([1]))
+    assert jsma(*arguments, max_features=4, features_per_step=per_step).status.tolist() == [Status.SUCCESS]
+    lost = jsma(*arguments, max_features=4, features_per_step=per_step, product=True)
+    assert (lost.status.tolist(), lost.features_changed.tolist()) == ([Status.NO_VALID_PAIR], [0])  # not a zero gradient
+    kept = jsma(*arguments, max_features=4, features_per_step=per_step, product=True, precision="float64")
+    assert kept.status.tolist() == [Status.SUCCESS]
+    with pytest.raises(ValueError, match="allowed with product are softmax, log_softmax"):
+        jsma(*arguments, max_features=4, product=True, output="logits")

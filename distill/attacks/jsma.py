@@ -86,6 +86,7 @@ def jsma(
     output: str = "softmax",
     temperature: float = 1.0,
     features_per_step: int = 2,
+    product: bool = False,
     trace: bool = False,
     batch_size: int | None = None,
     precision: str = "float32",
@@ -116,6 +117,10 @@ def jsma(
         The logits are divided by it before ``output`` is taken.
     features_per_step : {2, 1}
         2 is the paper's search over pairs; 1 takes the single feature with the largest saliency.
+    product : bool
+        Multiply -alpha * beta in the precision of the passes, as implementations do that compute the saliency as it
+        is printed: a pair whose product underflows is then not valid. Otherwise no pair is lost so. Only for "softmax"
+        and "log_softmax".
     trace : bool
         Also return the order in which features were changed.
     batch_size : int, optional
@@ -142,6 +147,8 @@ def jsma(
     weight = next(iter(model.parameters()), images)
     device = weight.device
     _check(images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision)
+    if product and output == "logits":
+        raise ValueError("product is True and output 'logits'; allowed with product are softmax, log_softmax")
     with _frozen(model):
         ranker, judge = _cast(model, PRECISIONS[precision]), _cast(model, torch.float32)
         start = images.detach().to(device, next(iter(ranker.parameters()), images).dtype).contiguous()
@@ -151,7 +158,7 @@ def jsma(
             return JSMAResult(images.clone(), none.bool(), none, none, none, none, none.new_zeros(0, max_features) if trace else None)
         _check_outputs(judge, start[:8].float(), targets)
         rank = _Ranker(ranker, output, temperature, DIRECTIONS[direction], precision == "bfloat16")
-        rule = _Rule(max_features, value, features_per_step, DIRECTIONS[direction])
+        rule = _Rule(max_features, value, features_per_step, DIRECTIONS[direction], product)
         size = min(len(start), batch_size or automatic_batch_size(rank, start[:1], targets[:1]))
         state = _State.new(start, max_features if trace else 0)
         todo, fresh = torch.arange(len(start), device=device), True
@@ -244,6 +251,7 @@ class _Rule:
     value: float
     per_step: int
     sign: int
+    product: bool
 
 
 @dataclass
@@ -344,6 +352,9 @@ def _decide(rule: _Rule, batch: _Batch, predicted: Tensor, alpha: Tensor, beta: 
         else:
             first, second, score = top_two(alpha, usable)
             chosen = torch.stack([first, second], 1)
+        if rule.product:
+            total = alpha.gather(1, chosen).sum(1)
+            score = torch.where(total * total > 0, score, 0)  # beta is -alpha
         stuck, why = score <= 0, _stuck_status(alpha, beta, usable)
     stop = reached | spent | stuck
     status = torch.where(reached, int(Status.SUCCESS), torch.where(spent, int(Status.BUDGET), why))
