@@ -20,7 +20,8 @@ from distill import experiments, plans, records
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".bench-venv"
-PARTS = ("training_speed", "sizes", "peers")
+PARTS = ("training_speed", "sizes", "inference", "peers")
+NEEDS_NETWORKS = ("inference", "peers")  # those of the profile quick
 
 
 def peers_python() -> str:
@@ -40,7 +41,7 @@ def peers_python() -> str:
 def run(part: str, store: Path) -> None:
     """Run one benchmark, print what it says and write its tables as records."""
     command = [peers_python() if part == "peers" else sys.executable, str(HERE / f"{part}.py")]
-    command += ["--store", str(store)] if part == "peers" else []
+    command += ["--store", str(store)] if part in NEEDS_NETWORKS else []
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -72,7 +73,7 @@ def main() -> None:
     unknown = set(chosen.parts) - set(PARTS)
     if unknown:
         options.error(f"unknown benchmark {unknown.pop()!r}: allowed are {', '.join(PARTS)}")
-    if "peers" in chosen.parts:
+    if set(NEEDS_NETWORKS) & set(chosen.parts):
         context = experiments.Context.new(chosen.store)
         for name in ("mnist", "cifar10"):
             experiments.ensure(plans.plan("quick", name, ["none"], stages=["train"]), context)

@@ -316,6 +316,30 @@ def _predict(config: Config, context: Context, work: Path) -> records.Record:
     )  # fmt: skip
 
 
+def _neighbours(config: Config, context: Context, work: Path) -> records.Record:
+    """L2 distance of the gallery's images to the nearest training image, before and after the attack."""
+    gallery = config["gallery"]
+    record = records.find(gallery, context.look_in) or run(gallery, context)
+    rows = record.table()
+    train = _images(config["dataset"], True, context)
+    started = time.perf_counter()
+    before = torch.from_numpy(np.stack(list(rows["pixels"])))
+    after = before.clone()
+    for row, order in enumerate(rows["trace"]):
+        after[row, torch.from_numpy(np.array(order, np.int64))] = gallery["value"]
+    nearest = [torch.full((len(rows),), torch.inf) for _ in range(2)]
+    for part in train.x.split(5000):
+        for number, images in enumerate((before, after)):
+            nearest[number] = torch.minimum(nearest[number], torch.cdist(images.to(part.device), part.flatten(1)).amin(1).cpu())
+    table = rows[["image", "label", "source", "target", "success", "features_changed"]].assign(
+        before=nearest[0].numpy(), after=nearest[1].numpy(), moved=(after - before).norm(dim=1).numpy())  # fmt: skip
+    return records.write(
+        context.store, config, table, columns=_columns(config),
+        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "gallery": record.path.name,
+                    "data": {"train": train.sha256, "source": train.source}, "dtype": "float32"},
+    )  # fmt: skip
+
+
 def _measure(config: Config, context: Context, work: Path) -> records.Record:
     """Figure 9: how large the derivatives of the probabilities are, as float32 and float64 give them, and truly."""
     model = load_model(config["network"], context).model
@@ -348,6 +372,7 @@ RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {
     "attack": _attack,
     "prediction": _predict,
     "sensitivity": _measure,
+    "neighbour": _neighbours,
     "diagnosis": _diagnose,
 }
 

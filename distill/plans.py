@@ -188,6 +188,12 @@ def _gallery(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     return [jsma_config(networks[-1], images=10, draw="one of each class", output=output) for output in ("softmax", "log_softmax")]
 
 
+def _neighbours(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """How far the gallery's images lie from the training set, before and after the attack: the last requirement of section II-C."""
+    gallery = _gallery(networks, chosen)[1]
+    return [gallery, {**_about(networks[-1]), "kind": "neighbour", "gallery": gallery}]
+
+
 def _predictions(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     return [{**_about(network), "kind": "prediction"} for network in networks]
 
@@ -268,6 +274,7 @@ STAGES: dict[str, Callable[[Sequence[Config], Profile], list[Config]]] = {
     "teachers": _teachers,
     "invariance": _invariance,
     "gallery": _gallery,
+    "neighbours": _neighbours,
     "predictions": _predictions,
     "sensitivity": _sensitivity,
     "smoothing": _smoothing,

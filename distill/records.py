@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 SCHEMA = 1
-KINDS = ("model", "attack", "prediction", "sensitivity", "diagnosis", "benchmark")
+KINDS = ("model", "attack", "prediction", "sensitivity", "neighbour", "diagnosis", "benchmark")
 PUBLISHED = Path(__file__).resolve().parent.parent / "results"
 ZOO = PUBLISHED.parent / "zoo"  # weights of published networks, one file each
 WEIGHTS = "weights.safetensors"
@@ -322,7 +322,7 @@ def load(
     ----------
     dataset, profile : str, optional
         Without them, all.
-    kind : {"model", "attack", "prediction", "sensitivity", "diagnosis", "benchmark"}
+    kind : {"model", "attack", "prediction", "sensitivity", "neighbour", "diagnosis", "benchmark"}
         What a row is: a trained network, one attack on one image, what a network says of one test image, the
         derivatives at one, one measurement of speed.
     store : path, optional

@@ -80,7 +80,7 @@ def test_stages_record_what_their_configurations_say(context, monkeypatch):
         return jsma(*args, **options)
 
     monkeypatch.setattr(experiments, "jsma", watched)
-    stages = ["attack", "split", "invariance", "gallery", "predictions", "sensitivity", "smoothing"]
+    stages = ["attack", "split", "invariance", "gallery", "neighbours", "predictions", "sensitivity", "smoothing"]
     runs = plans.plan("smoke", "mnist-5k", ["none"], stages=stages)
     assert experiments.ensure(runs, context) == []
     tables = {records.key(run): records.find(run, [context.store]).table() for run in runs}
@@ -104,6 +104,13 @@ def test_stages_record_what_their_configurations_say(context, monkeypatch):
         pixels[row, order] = 1.0
     reached = model(torch.from_numpy(pixels).view(-1, 1, 28, 28)).argmax(1).numpy() == drawn["target"]
     assert (reached == drawn["success"]).all()  # the record alone draws every adversarial image
+
+    near = next(tables[records.key(run)] for run in runs if run["kind"] == "neighbour")
+    train = data.load("mnist-5k", train=True).x.flatten(1)
+    row = near.iloc[0]
+    own = data.load("mnist-5k", train=False).x[int(row["image"])].flatten()
+    assert row["before"] == pytest.approx((train - own).norm(dim=1).min().item(), rel=1e-4)
+    assert row["moved"] > 0 and abs(row["after"] - row["before"]) <= row["moved"] * (1 + 1e-5)  # the triangle inequality
 
     said = next(tables[records.key(run)] for run in runs if run["kind"] == "prediction")
     accuracy = tables[records.key(runs[0])]["accuracy"].item()
