@@ -76,7 +76,7 @@ def main() -> None:
     if set(NEEDS_NETWORKS) & set(chosen.parts):
         context = experiments.Context.new(chosen.store)
         for name in ("mnist", "cifar10"):
-            experiments.ensure(plans.plan("quick", name, ["none"], stages=["train"]), context)
+            experiments.ensure(plans.plan("quick", name, None if "inference" in chosen.parts else ["none"], stages=["train"]), context)
     before = {record.path for record in records.all_records(chosen.store)}
     for part in chosen.parts:
         print(f"== {part}", flush=True)
