@@ -95,7 +95,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
         cells = pool.drop_duplicates("network").set_index("network")["text"]
         out.append({"attack": attack, "logits": "any scale" if free[attack] else "divided by T" if scale_ == "T" else "undivided",
                     **{name: cells.get(name, "–") for name in columns if name in set(named["network"])}})  # fmt: skip
-    return pd.DataFrame(out)
+    return pd.DataFrame(out).sort_values("attack", key=lambda names: names.map(list(NAMES.values()).index), kind="stable")
 
 
 def robust_text(table: pd.DataFrame) -> pd.DataFrame:
