@@ -15,7 +15,8 @@ from distill.plans import MAX_FEATURES
 VARIANTS = {  # the same attack, differentiating the same network, in other arithmetic or at another output
     "float32": "softmax, float32: the paper's attack",
     "flush": "softmax, float32, denormals flushed to zero",
-    "product": "softmax, float32, with -alpha beta multiplied in float32",
+    "product": "softmax, float32, saliency multiplied in float32",
+    "product_flush": "softmax, float32, saliency multiplied in float32, denormals flushed to zero",
     "float64": "softmax, float64",
     "exact": "log-softmax: the same ranking without underflow",
     "scaled": "softmax(Z / T)",
@@ -39,8 +40,9 @@ def variant(attacks: pd.DataFrame) -> pd.Series:
     product = attacks["product"].astype(bool) if "product" in attacks else pd.Series(False, attacks.index)
     named = pd.Series("", attacks.index)
     named[softmax & at_one & single & ~flush & ~product] = "float32"
-    named[softmax & at_one & single & product] = "product"
-    named[softmax & at_one & single & flush] = "flush"
+    named[softmax & at_one & single & product & ~flush] = "product"
+    named[softmax & at_one & single & product & flush] = "product_flush"
+    named[softmax & at_one & single & flush & ~product] = "flush"
     named[softmax & at_one & (attacks["precision"] == "float64")] = "float64"
     named[(attacks["output"] == "log_softmax") & at_one & single] = "exact"
     named[softmax & single & ~at_one & (attacks["attack_temperature"] == attacks["temperature"])] = "scaled"

@@ -23,7 +23,8 @@ RECIPES = {"paper": "the paper's recipe", "quick": "short training", "smoke": "s
 SHORT = {
     "float32": "float32",
     "flush": "float32, flushed",
-    "product": "float32, product",
+    "product": "float32, product in float32",
+    "product_flush": "the same, flushed",
     "float64": "float64",
     "exact": "log-softmax",
     "scaled": "softmax(Z / T)",
@@ -158,7 +159,7 @@ def split(table: pd.DataFrame) -> Figure:
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(rows["temperature"].unique())
         for number, (variant, text) in enumerate(analysis.VARIANTS.items()):
-            _line(axes, rows[rows["variant"] == variant], names, shift=0.06 * (number - 3), marker=MARKERS[number], markersize=5, capsize=2,
+            _line(axes, rows[rows["variant"] == variant], names, shift=0.05 * (number - 3.5), marker=MARKERS[number], markersize=5, capsize=2,
                   linestyle="-" if variant in ("float32", "exact") else ":", color=sns.color_palette("colorblind")[number], label=text)  # fmt: skip
         _places(axes, names)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))

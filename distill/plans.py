@@ -164,13 +164,17 @@ def _split(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     variants: list[dict[str, Any]] = [
         {"precision": "float64"},
         {"flush": True},
-        {"product": True},
         {"output": "log_softmax", "max_features": channels * size**2},  # without a budget: success at any budget is part of it
         {"output": "logits"},
     ]
     if last["temperature"] != 1:
         variants.append({"attack_temperature": last["temperature"]})
-    return [jsma_config(last, images=images, **variant) for variant in variants]
+    return [jsma_config(last, images=images, **variant) for variant in variants] + _product(networks, chosen)
+
+
+def _product(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """The paper's attack with the saliency multiplied in float32, as it is printed, with denormal numbers and without."""
+    return [jsma_config(networks[-1], images=chosen.images, product=True, flush=flush) for flush in (False, True)]
 
 
 def _teachers(networks: Sequence[Config], chosen: Profile) -> list[Config]:
@@ -271,6 +275,7 @@ STAGES: dict[str, Callable[[Sequence[Config], Profile], list[Config]]] = {
     "train": lambda networks, chosen: [],
     "attack": _attack,
     "split": _split,
+    "product": _product,
     "teachers": _teachers,
     "invariance": _invariance,
     "gallery": _gallery,

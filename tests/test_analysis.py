@@ -23,7 +23,8 @@ def rows(changed, *, role="student", temperature=100.0, output="softmax", precis
 
 def test_every_arithmetic_is_told_apart():
     kinds = {
-        "float32": {}, "flush": {"flush": True}, "product": {"product": True}, "float64": {"precision": "float64"}, "exact": {"output": "log_softmax"},
+        "float32": {}, "flush": {"flush": True}, "product": {"product": True},
+        "product_flush": {"product": True, "flush": True}, "float64": {"precision": "float64"}, "exact": {"output": "log_softmax"},
         "scaled": {"attack_temperature": 100.0}, "logits": {"output": "logits"},
     }  # fmt: skip
     for name, options in kinds.items():

@@ -87,7 +87,7 @@ def test_stages_record_what_their_configurations_say(context, monkeypatch):
     attacks = {records.key(run): run for run in runs if run["kind"] == "attack" and run["role"] == "plain"}
     variants = {key: set(analysis.variant(tables[key])) for key in attacks}
     assert sorted(name for names in variants.values() for name in names if name) == sorted(set(analysis.VARIANTS) - {"scaled"})
-    assert flushed.count(True) == 1
+    assert flushed.count(True) == 2
 
     base = next(tables[key] for key, names in variants.items() if names == {"float32"})
     sweep = next(tables[key] for key, run in attacks.items() if "sweep" in run)
