@@ -23,7 +23,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from distill.attacks.jsma import _cast, _frozen
+from distill import models
+from distill.attacks.jsma import _cast, _check_classes, _frozen
 
 __all__ = ["ATTACKS", "LIBRARIES", "Attack", "AttackResult", "Pixels", "attack"]
 
@@ -152,9 +153,10 @@ def attack(
     _check(name, images, labels, targets, temperature, steps, batch_size, options)
     weight = next(iter(model.parameters()), images)
     with _frozen(model), torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
-        torch.manual_seed(seed)
         judge = _cast(model, torch.float32).eval()
         x, goal = images.detach().to(weight.device, torch.float32), (labels if targets is None else targets).to(weight.device)
+        _check_classes("labels" if targets is None else "targets", goal, models.trial(judge, x[:8]).shape[1])
+        torch.manual_seed(seed)
         done = _won(judge, x, goal, targets is not None, batch_size)
         net = _Divided(judge, temperature)
         adversarial = x.clone()
