@@ -58,7 +58,7 @@ licences: setup
 audit: setup
 	$(PYTHON) -m venv _build/audit
 	_build/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
-	_build/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip || { echo "make audit: a vulnerability, or its service could not be asked (see above)"; exit 1; }
+	_build/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip --strict || { echo "make audit: a vulnerability, or a package that its service could not be asked about (see above)"; exit 1; }
 
 lint: setup
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -173,7 +174,9 @@ def _on_a_worker(
 # --- how the cost grows -----------------------------------------------------------------------------------
 
 
-def growth(made: Iterable[records.Record], counts: Sequence[int] = (1, 10, 100, 1000, 10_000)) -> pd.DataFrame:
+def growth(
+    made: Iterable[records.Record], counts: Sequence[int] = (1, 10, 100, 1000, 10_000), *, cores: Sequence[int] = (16, 1024)
+) -> pd.DataFrame:  # fmt: skip
     """What n runs cost, if they are made up as those on record are, with further seeds.
 
     Parameters
@@ -182,13 +185,15 @@ def growth(made: Iterable[records.Record], counts: Sequence[int] = (1, 10, 100, 
         One replication: its networks and attacks.
     counts : sequence of int
         Numbers of runs.
+    cores : sequence of int
+        Of clusters on which a run has one thread.
 
     Returns
     -------
     DataFrame
         A row a count: runs; trainings, epochs, attacks and passes (forward and backward, of one image) among them;
         core_hours; chain_hours, those of the longest chain of runs that need each other, which no number of
-        machines shortens; gigabytes of records.
+        machines shortens; gigabytes of records; hours_16, ...: the time on so many cores is at least that.
 
     Raises
     ------
@@ -217,7 +222,10 @@ def growth(made: Iterable[records.Record], counts: Sequence[int] = (1, 10, 100, 
         "gigabytes": sum(map(_size, found.values())) / 1e9,
     }
     rows = [{"runs": n} | {name: value * n / len(found) for name, value in each.items()} for n in counts]
-    return pd.DataFrame(rows).assign(chain_hours=max(map(chain, found.values())))
+    table = pd.DataFrame(rows).assign(chain_hours=max(map(chain, found.values())))
+    for number in cores:
+        table[f"hours_{number}"] = np.maximum(table["core_hours"] / number, np.minimum(table["core_hours"], table["chain_hours"]))
+    return table
 
 
 def _size(record: records.Record) -> float:

@@ -56,6 +56,7 @@ def test_growth_adds_up_what_the_records_say(tmp_path):
     assert table.loc[5, "core_hours"] == pytest.approx(3 * 2 + 2 * 1)
     assert table.loc[5000, "core_hours"] == pytest.approx(8000) and table.loc[5000, "passes"] == 14_000
     assert table["chain_hours"].tolist() == [2.5, 2.5]  # teacher, student, attack
+    assert table["hours_1024"].tolist() == pytest.approx([2.5, 8000 / 1024])
     with pytest.raises(ValueError, match="there are no records"):
         cluster.growth([])
 
