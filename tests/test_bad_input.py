@@ -45,6 +45,7 @@ USAGE = [
     ("run --profile smoke --dataset cifar10", "no data set of cifar10's shape"),
     ("run --profile smoke --temperatures 0", "finite numbers above 0"),
     ("run --profile smoke --temperatures=-1", "finite numbers above 0"),
+    ("run --profile smoke --temperatures none,-3", "finite numbers above 0"),
     ("run --profile smoke --temperatures nan", "finite numbers above 0"),
     ("run --profile smoke --temperatures inf", "finite numbers above 0"),
     ("run --profile smoke --temperatures 1e999", "finite numbers above 0"),
