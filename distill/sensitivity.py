@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill import models
 from distill.training import check_temperature
 
 STATISTICS = ("mean", "max")
@@ -189,6 +190,7 @@ def _measure(
     copied, device = copy.deepcopy(model).to(dtype).eval().requires_grad_(False), _device(model, images)
     parts = []
     with torch.autocast(device.type, enabled=False):
+        models.trial(copied, images[:8].detach().to(device, dtype))
         for part in images.detach().split(batch_size):
             x = part.to(device, dtype).requires_grad_()
             logits = copied(x)
@@ -205,14 +207,10 @@ def _device(model: nn.Module, images: Tensor) -> torch.device:
 
 
 def _check_logits(logits: Tensor, x: Tensor) -> None:
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-        raise ValueError("the model must map (N, ...) to logits of shape (N, classes), with two classes or more")
     if logits.dtype != x.dtype:
         raise ValueError(f"the model turns {x.dtype} into {logits.dtype}; allowed is a model that keeps its weights' type")
     if not logits.requires_grad:
         raise ValueError("the model's logits cannot be differentiated by its images")
-    if len(x) and bool((logits >= 0).all() & ((logits.sum(1) - 1).abs() < 1e-4).all()):
-        raise ValueError("the model returns probabilities; allowed is a model that returns logits")
 
 
 @contextlib.contextmanager

@@ -20,9 +20,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from distill import models
+
+LARGEST_SEED = 2**32 - 1  # streams drawn from it must fit into torch's 64 bits
+
 
 class TrainingError(RuntimeError):
     """A training that cannot go on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,7 @@ def defend(
         ``student`` and ``teacher``, in evaluation mode.
     """
     check_temperature(temperature)
+    check_seed(seed)
     networks: list[nn.Module] = []
     targets = labels
     for role in ("teacher", "student"):
@@ -184,8 +193,15 @@ def defend(
 
 def check_temperature(temperature: float) -> None:
     """Raise ``ValueError`` unless the temperature is finite and above zero."""
-    if not (isinstance(temperature, int | float) and math.isfinite(temperature) and temperature > 0):
+    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if not (number and math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``ValueError`` unless the seed is an integer from 0 to `LARGEST_SEED`."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed is {seed!r}; allowed are integers from 0 to {LARGEST_SEED}")
 
 
 def best_precision(device: torch.device | str = "cpu") -> str:
@@ -247,15 +263,16 @@ def fit(
     TrainingError
         If the loss is not finite, or the checkpoint is not this training's.
     ValueError
-        If an argument is out of range.
+        If an argument is out of range, the model cannot take the images, or it returns probabilities.
     """
     check_temperature(temperature)
+    check_seed(seed)
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is {precision!r}; allowed are float32, bfloat16")
     if len(x) != len(labels) or len(x) == 0:
         raise ValueError(f"{len(x)} images and {len(labels)} labels; allowed is one label an image, and at least one")
-    if not (math.isfinite(recipe.epochs) and recipe.epochs > 0):
-        raise ValueError(f"epochs is {recipe.epochs!r}; allowed is a finite number above 0")
+    _check_recipe(recipe)
+    _check_labels(model, x, labels)
     per_epoch = math.ceil(len(x) / recipe.batch_size)
     steps = max(1, round(recipe.epochs * per_epoch))
     epochs = math.ceil(steps / per_epoch)
@@ -301,6 +318,27 @@ def fit(
     return history
 
 
+def _check_recipe(recipe: Recipe) -> None:
+    for name in ("epochs", "learning_rate"):
+        value = getattr(recipe, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value!r}; allowed is a finite number above 0")
+    for name in ("batch_size", "decay_every"):
+        value = getattr(recipe, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; allowed is an integer above 0")
+
+
+def _check_labels(model: nn.Module, x: Tensor, labels: Tensor) -> None:
+    was_training, _ = model.training, model.eval()
+    classes = models.trial(model, x[:8]).shape[1]
+    model.train(was_training)
+    hard = labels.dtype == torch.int64 and labels.ndim == 1 and labels.min() >= 0 and labels.max() < classes
+    soft = labels.is_floating_point() and labels.shape == (len(x), classes) and bool((labels >= 0).all()) and bool(labels.isfinite().all())
+    if not (hard or soft):
+        raise ValueError(f"labels must be int64 ({len(x)},), classes from 0 to {classes - 1}, or probabilities ({len(x)}, {classes})")
+
+
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(model.parameters(), recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov, foreach=True)
@@ -333,11 +371,12 @@ def _write_checkpoint(path: Path, signature: str, model: nn.Module, optimiser: t
         tensors |= {f"optimiser.{index}.{key}": value.contiguous() for key, value in state.items() if value is not None}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, part, {"signature": signature, "history": json.dumps(history)})
+        metadata = {"signature": signature, "history": json.dumps(history)}
+        save_file(tensors, part, {**metadata, "sha256": _seal(metadata, tensors)})
         os.replace(part, path)
     except (SafetensorError, OSError) as error:  # a full disk comes as the former
         part.unlink(missing_ok=True)
-        raise TrainingError(f"the checkpoint {path} cannot be written ({error})") from None
+        raise CheckpointError(f"the checkpoint {path} cannot be written ({error})") from None
 
 
 def _digest(*tensors: Tensor) -> str:
@@ -345,6 +384,12 @@ def _digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _seal(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """A hash of all that a checkpoint holds."""
+    told = json.dumps([metadata.get("signature"), metadata.get("history"), sorted(tensors)])
+    return hashlib.sha256((told + _digest(*(tensors[name] for name in sorted(tensors)))).encode()).hexdigest()
 
 
 def _resume(checkpoint: str | os.PathLike, signature: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:
@@ -355,8 +400,10 @@ def _resume(checkpoint: str | os.PathLike, signature: str, model: nn.Module, opt
         with safe_open(path, "pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise TrainingError(f"the checkpoint {path} cannot be read ({error}); remove it to train from the start") from None
+    if "sha256" in metadata and metadata["sha256"] != _seal(metadata, tensors):  # earlier versions wrote none
+        raise TrainingError(f"the checkpoint {path} is torn or altered; remove it to train from the start")
     if metadata.get("signature") != signature:
         raise TrainingError(f"the checkpoint {path} is of another training; remove it to train from the start")
     model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})

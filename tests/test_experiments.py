@@ -204,37 +204,6 @@ def test_command_line(context, tmp_path, capsys):
     assert "smoke: 2 of 8 runs recorded, 0 running, 6 missing" in out and "should take about" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("run", "--profile"),
-        ("frobnicate", "frobnicate"),
-        ("run --profile papper", "allowed are smoke, quick, paper"),
-        ("run --profile smoke --dataset imagenet", "known are mnist"),
-        ("run --profile smoke --dataset cifar10", "no data set of cifar10's shape"),
-        ("run --profile smoke --temperatures 0", "finite numbers above 0"),
-        ("run --profile smoke --temperatures none,-3", "finite numbers above 0"),
-        ("run --profile smoke --temperatures nan", "finite numbers above 0"),
-        ("run --profile smoke --temperatures hot", "finite numbers above 0"),
-        ("run --profile smoke --seeds ,", "is an empty list"),
-        ("run --profile smoke --seeds one", "allowed are integers"),
-        ("run --profile smoke --seeds -1", "allowed are integers"),
-        ("run --profile smoke --stages fly", "allowed are train, attack"),
-        ("run --profile smoke --precision half", "allowed are auto, float32, bfloat16"),
-        ("run --profile smoke --dataset cifar10 --temperatures none", "no data set of cifar10's shape"),
-        ("run --profile smoke --threads 0", "above 0"),
-        ("run --profile smoke --device tpu", "allowed are cpu"),
-        ("status --profile papper", "allowed are smoke, quick, paper"),
-        ("data imagenet", "known are mnist"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_code_2(context, arguments, message, capsys):
-    assert cli.main(arguments.split()) == 2
-    err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1 and err.startswith("distill: ")
-    assert not context.store.exists()
-
-
 def test_failures_are_one_line_and_exit_code_1(context, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["run", "--profile", "smoke", "--store", str(tmp_path / "file" / "x"), "--quiet"]) == 1

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from distill import models
 from distill.attacks.saliency import Pair, best_of_candidates, best_pair, best_single, candidates, top_two
 
 __all__ = ["JSMAResult", "Pair", "Status", "all_targets", "best_pair", "jsma"]
@@ -156,7 +157,7 @@ def jsma(
         if len(start) == 0:
             none = torch.zeros(0, dtype=torch.int64, device=images.device)
             return JSMAResult(images.clone(), none.bool(), none, none, none, none, none.new_zeros(0, max_features) if trace else None)
-        _check_outputs(judge, start[:8].float(), targets)
+        _check_classes("targets", targets, models.trial(judge, start[:8].float()).shape[1])
         rank = _Ranker(ranker, output, temperature, DIRECTIONS[direction], precision == "bfloat16")
         rule = _Rule(max_features, value, features_per_step, DIRECTIONS[direction], product)
         size = min(len(start), batch_size or automatic_batch_size(rank, start[:1], targets[:1]))
@@ -439,19 +440,10 @@ def _check(images, targets, max_features, value, direction, output, temperature,
         raise ValueError(f"batch_size is {batch_size!r}; allowed is an integer above 0, or None")
 
 
-@torch.no_grad()
-def _check_outputs(judge: nn.Module, x: Tensor, targets: Tensor) -> None:
-    logits = judge(x)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-        raise ValueError("the model must map (N, ...) to logits of shape (N, classes), with two classes or more")
-    if not bool(logits.isfinite().all()):
-        raise ValueError("the model's logits are not finite")
-    sums_to_one = (logits.sum(1) - 1).abs().max() < 1e-4
-    if bool((logits >= 0).all() & sums_to_one):
-        raise ValueError("the model returns probabilities; allowed is a model that returns logits")
-    low, high = targets.min().item(), targets.max().item()
-    if low < 0 or high >= logits.shape[1]:
-        raise ValueError(f"targets run from {low} to {high}; allowed are the model's classes, 0 to {logits.shape[1] - 1}")
+def _check_classes(what: str, given: Tensor, classes: int) -> None:
+    low, high = given.min().item(), given.max().item()
+    if low < 0 or high >= classes:
+        raise ValueError(f"{what} run from {low} to {high}; allowed are the model's classes, 0 to {classes - 1}")
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill import models
 from distill.attacks.adapters import ATTACKS, LIBRARIES, Attack, Divided, Task, carlini_wagner_l2, won
-from distill.attacks.jsma import _cast, _frozen
+from distill.attacks.jsma import _cast, _check_classes, _frozen
 
 __all__ = ["ATTACKS", "LIBRARIES", "Attack", "AttackResult", "Pixels", "attack"]
 
@@ -136,9 +137,10 @@ def attack(
     _check(name, images, labels, targets, temperature, steps, batch_size, options)
     weight = next(iter(model.parameters()), images)
     with _frozen(model), torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
-        torch.manual_seed(seed)
         judge = _cast(model, torch.float32).eval()
         x, goal = images.detach().to(weight.device, torch.float32), (labels if targets is None else targets).to(weight.device)
+        _check_classes("labels" if targets is None else "targets", goal, models.trial(judge, x[:8]).shape[1])
+        torch.manual_seed(seed)
         done = won(judge, x, goal, targets is not None, batch_size)
         net = Divided(judge, temperature)
         adversarial = x.clone()

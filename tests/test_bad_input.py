@@ -1,0 +1,233 @@
+"""Whatever is wrong with what a person asks: one line that says what is allowed, and nothing written."""
+
+import re
+import shlex
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from distill import Recipe, cli, data, defend, experiments, jsma, metrics, plans, records, sensitivity, training, zoo
+from distill.attacks import others
+from distill.checks import diagnose
+
+
+@pytest.fixture()
+def place(tmp_path, data_root, monkeypatch):
+    """A store that must not come into being, nothing published, and things that are not what they should be."""
+    monkeypatch.setenv("DISTILL_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("DISTILL_DATA", str(data_root))
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "empty").mkdir()
+    for name, images, labels in (("small", (3, 8, 8), [0, 1, 2]), ("eleven", (3, 28, 28), [0, 1, 10]), ("short", (3, 28, 28), [0, 1])):
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            for file, array in zip(data.IDX_FILES[split], (np.zeros(images, np.uint8), np.array(labels, np.uint8)), strict=True):
+                (tmp_path / name / file).write_bytes(data.encode_idx(array))
+    return tmp_path
+
+
+USAGE = [
+    ("", "required"),
+    ("--profile smoke", "invalid choice|required|unrecognized"),
+    ("run", "--profile"),
+    ("run --profile smokey", "allowed are smoke, quick, paper"),
+    ("run --profile ''", "allowed are smoke, quick, paper"),
+    ("run --profile smoke extra", "unrecognized arguments: extra"),
+    ("run --profile smoke --dataset imagenet", "known are mnist, cifar10"),
+    ("run --profile smoke --dataset ''", "empty list"),
+    ("run --profile smoke --dataset ./file", "is not a folder"),
+    ("run --profile smoke --dataset ./nowhere", "is not a folder"),
+    ("run --profile smoke --dataset cifar10", "no data set of cifar10's shape"),
+    ("run --profile smoke --temperatures 0", "finite numbers above 0"),
+    ("run --profile smoke --temperatures=-1", "finite numbers above 0"),
+    ("run --profile smoke --temperatures none,-3", "finite numbers above 0"),
+    ("run --profile smoke --temperatures nan", "finite numbers above 0"),
+    ("run --profile smoke --temperatures inf", "finite numbers above 0"),
+    ("run --profile smoke --temperatures 1e999", "finite numbers above 0"),
+    ("run --profile smoke --temperatures hot", "finite numbers above 0"),
+    ("run --profile smoke --temperatures True", "finite numbers above 0"),
+    ("run --profile smoke --temperatures ,", "empty list"),
+    ("run --profile smoke --seeds=-1", "integers from 0"),
+    ("run --profile smoke --seeds 0.5", "integers from 0"),
+    ("run --profile smoke --seeds 99999999999999999999", "integers from 0"),
+    ("run --profile smoke --seeds ''", "empty list"),
+    ("run --profile smoke --stages atack", "allowed are train, attack"),
+    ("run --profile smoke --stages ''", "empty list"),
+    ("run --profile smoke --precision half", "allowed are auto, float32, bfloat16"),
+    ("run --profile smoke --device tpu", "allowed are cpu"),
+    ("run --profile smoke --device cuda:99", "is not there"),
+    ("run --profile smoke --device ''", "allowed are cpu"),
+    ("run --profile smoke --threads 0", "from 1 to"),
+    ("run --profile smoke --threads=-2", "from 1 to"),
+    ("run --profile smoke --threads many", "invalid int"),
+    ("run --profile smoke --threads 10000000000", "from 1 to"),
+    ("run --profile smoke --store ''", "--store is empty; allowed is a folder"),
+    ("run --profile smoke --data-root ''", "--data-root is empty; allowed is a folder"),
+    ("run --profile smoke --engine slurm", "allowed are local, ray"),
+    ("run --profile smoke --processes 0", "from 1 to"),
+    ("run --profile smoke --address 10.0.0.1:6379", "the engine ray's"),
+    ("run --profile smoke --gpus 1", "the engine ray's"),
+    ("run --profile smoke --engine ray --processes 2", "the engine local's"),
+    ("run --profile smoke --engine ray --device cuda", "the engine local's"),
+    ("run --profile smoke --engine ray --gpus=-1", "a number from 0"),
+    ("run --profile smoke --engine ray --gpus nan", "a number from 0"),
+    ("run --profile smoke --engine ray --gpus 1.5", "a fraction of 1 or a whole number"),
+    ("run --profile smoke --engine ray --retries=-1", "integer from 0"),
+    ("status --profile smokey", "allowed are smoke, quick, paper"),
+    ("status --profile ''", "allowed are smoke, quick, paper"),
+    ("status --stages fly", "allowed are train, attack"),
+    ("status --seeds x", "integers from 0"),
+    ("data imagenet", "known are mnist, cifar10"),
+    ("data ''", "known are mnist, cifar10"),
+    ("data mnist --data-root ''", "--data-root is empty"),
+    ("replicate", "invalid choice"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), USAGE, ids=[arguments or "nothing" for arguments, _ in USAGE])
+def test_wrong_usage(place, arguments, says, capsys):
+    check(place, arguments, says, capsys, code=2)
+
+
+FAILURES = [
+    ("run --profile smoke --store file", "cannot write to the store"),
+    ("run --profile smoke --store file/below", "cannot write to the store"),
+    ("run --profile smoke --dataset ./empty", "is missing: a folder of IDX files has"),
+    ("run --profile smoke --dataset ./small --temperatures none --stages train", "allowed is .28, 28."),
+    ("run --profile smoke --dataset ./eleven --temperatures none --stages train", "one label from 0 to 9"),
+    ("run --profile smoke --dataset ./short --temperatures none --stages train", "one label from 0 to 9 for each of 3 images"),
+    ("data mnist-5k --data-root file", "cannot write to the data folder"),
+    ("data mnist-5k --data-root file/below", "cannot write to the data folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), FAILURES, ids=[arguments for arguments, _ in FAILURES])
+def test_what_cannot_be_done(place, arguments, says, capsys):
+    check(place, arguments, says, capsys, code=1)
+
+
+def check(place, arguments, says, capsys, code):
+    assert cli.main(shlex.split(arguments)) == code
+    err = capsys.readouterr().err
+    assert err.startswith("distill: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert re.search(says, err), err
+    assert not [path for folder in (place / "store", place / "results") for path in folder.rglob("*/record.json")]
+    assert code == 1 or not (place / "store").exists()
+
+
+CHAPTER = [  # parameters as papermill hands them over
+    (dict(profile_name="smokey"), "allowed are smoke, quick, paper"),
+    (dict(profile_name=None), "allowed are smoke, quick, paper"),
+    (dict(datasets="imagenet"), "known are mnist"),
+    (dict(datasets=[]), "empty list"),
+    (dict(datasets="[]"), "empty list"),
+    (dict(datasets='["mnist-5k"'), "is no list"),
+    (dict(datasets=5), "unknown data set '5'"),
+    (dict(temperatures=[]), "empty list"),
+    (dict(temperatures=""), "empty list"),
+    (dict(temperatures="[1, 0]"), "finite numbers above 0"),
+    (dict(temperatures=-3), "finite numbers above 0"),
+    (dict(temperatures=[float("nan")]), "finite numbers above 0"),
+    (dict(temperatures="[[1]]"), "finite numbers above 0"),
+    (dict(temperatures="[" * 100_000), "is no list"),
+    (dict(seed=-1), "integers from 0"),
+    (dict(seed="zero"), "integers from 0"),
+    (dict(seed=True), "integers from 0"),
+    (dict(seed=2**40), "integers from 0"),
+    (dict(stages=["fly"]), "allowed are train, attack"),
+    (dict(store=""), "allowed is a folder"),
+]
+
+
+@pytest.mark.parametrize(("changed", "says"), CHAPTER, ids=[str(changed)[:40] for changed, _ in CHAPTER])
+def test_parameters_of_a_chapter(place, changed, says):
+    with pytest.raises(ValueError, match=says) as raised:
+        experiments.results(**({"profile_name": "smoke", "temperatures": "[1,20]"} | changed))
+    assert "\n" not in str(raised.value) and not (place / "store").exists()
+
+
+def net(classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+
+
+def convolution():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
+
+
+PROBABILITIES = nn.Sequential(net(), nn.Softmax(1))
+X, Y = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+COLOUR = X.expand(-1, 3, -1, -1)
+SHORT = Recipe("short", 1, "adam", 1e-3, 0.9)
+ATTACK = dict(radius=0.1, steps=1)
+
+
+def recipe(**changed):
+    return Recipe(**({"name": "short", "epochs": 1, "optimiser": "adam", "learning_rate": 1e-3, "momentum": 0.9} | changed))
+
+
+PYTHON = {
+    "jsma temperature 0": (lambda: jsma(net(), X, Y, temperature=0), "above 0"),
+    "jsma temperature text": (lambda: jsma(net(), X, Y, temperature="20"), "above 0"),
+    "jsma budget 0": (lambda: jsma(net(), X, Y, max_features=0), "from 1 to 784"),
+    "jsma budget above n": (lambda: jsma(net(), X, Y, max_features=785), "from 1 to 784"),
+    "jsma value nan": (lambda: jsma(net(), X, Y, value=float("nan")), "finite number"),
+    "jsma value inf": (lambda: jsma(net(), X, Y, value=float("inf")), "finite number"),
+    "jsma probabilities": (lambda: jsma(PROBABILITIES, X, Y), "returns probabilities; allowed"),
+    "jsma channels": (lambda: jsma(convolution(), COLOUR, Y), r"cannot take images of shape \(3, 28, 28\)"),
+    "jsma size": (lambda: jsma(net(), X[..., :20], Y), r"cannot take images of shape \(1, 28, 20\)"),
+    "jsma targets out of range": (lambda: jsma(net(), X, Y + 7), "0 to 9"),
+    "jsma targets negative": (lambda: jsma(net(), X, Y - 1), "0 to 9"),
+    "jsma images nan": (lambda: jsma(net(), X * float("nan"), Y), "not finite"),
+    "jsma output": (lambda: jsma(net(), X, Y, output="probs"), "softmax, log_softmax, logits"),
+    "attack unknown": (lambda: others.attack("deepfool", net(), X, Y), "allowed are fgsm, pgd"),
+    "attack labels out of range": (lambda: others.attack("pgd", net(), X, Y + 9, **ATTACK), "labels run from 9 to 12; allowed .* 0 to 9"),
+    "attack targets out of range": (lambda: others.attack("pgd", net(), X, Y, targets=Y - 1, **ATTACK), "targets run from -1"),
+    "attack probabilities": (lambda: others.attack("pgd", PROBABILITIES, X, Y, **ATTACK), "returns probabilities; allowed"),
+    "attack channels": (lambda: others.attack("pgd", convolution(), COLOUR, Y, **ATTACK), "cannot take images of shape"),
+    "attack temperature nan": (lambda: others.attack("pgd", net(), X, Y, temperature=float("nan"), **ATTACK), "above 0"),
+    "diagnose channels": (lambda: diagnose(convolution(), COLOUR, Y), "cannot take images of shape"),
+    "diagnose labels": (lambda: diagnose(net(), X, Y + 9), "labels run from 9 to 12"),
+    "diagnose lengths": (lambda: diagnose(net(), X, Y[:2]), "one class an image"),
+    "diagnose radius": (lambda: diagnose(net(), X, Y, radius=-1.0), "radius is -1.0; allowed"),
+    "amplitude channels": (lambda: sensitivity.log10_amplitude(convolution(), COLOUR), "cannot take images of shape"),
+    "amplitude probabilities": (lambda: sensitivity.log10_amplitude(PROBABILITIES, X), "returns probabilities; allowed"),
+    "defend temperature 0": (lambda: defend(net, X, Y, temperature=0, recipe=SHORT), "above 0"),
+    "defend temperature true": (lambda: defend(net, X, Y, temperature=True, recipe=SHORT), "above 0"),
+    "defend seed -1": (lambda: defend(net, X, Y, temperature=20, recipe=SHORT, seed=-1), "integers from 0"),
+    "defend channels": (lambda: defend(convolution, COLOUR, Y, temperature=20, recipe=SHORT), "cannot take images of shape"),
+    "defend bytes": (lambda: defend(net, X.byte(), Y, temperature=20, recipe=SHORT), "cannot take images of shape .* torch.uint8"),
+    "defend labels out of range": (lambda: defend(net, X, Y + 7, temperature=20, recipe=SHORT), "classes from 0 to 9"),
+    "defend labels negative": (lambda: defend(net, X, Y - 1, temperature=20, recipe=SHORT), "classes from 0 to 9"),
+    "defend labels float": (lambda: defend(net, X, Y.float(), temperature=20, recipe=SHORT), "labels must be int64"),
+    "defend no images": (lambda: defend(net, X[:0], Y[:0], temperature=20, recipe=SHORT), "at least one"),
+    "defend probabilities": (lambda: defend(lambda: PROBABILITIES, X, Y, temperature=20, recipe=SHORT), "returns probabilities; allowed"),
+    "soft labels of another width": (lambda: training.fit(net(), X, torch.rand(4, 7), temperature=1, recipe=SHORT), r"\(4, 10\)"),
+    "soft labels nan": (lambda: training.fit(net(), X, torch.full((4, 10), float("nan")), temperature=1, recipe=SHORT), "labels must be"),
+    "recipe batch 0": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(batch_size=0)), "batch_size is 0; allowed"),
+    "recipe epochs inf": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(epochs=float("inf"))), "epochs is inf; allowed"),
+    "recipe rate nan": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(learning_rate=float("nan"))), "learning_rate is nan"),
+    "recipe decay 0": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(decay_every=0)), "decay_every is 0; allowed"),
+    "recipe optimiser": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(optimiser="lion")), "allowed are sgd, adam"),
+    "zoo data set": (lambda: zoo("imagenet", 20), "known are mnist"),
+    "zoo temperature": (lambda: zoo("mnist-5k", "hot"), "finite numbers above 0"),
+    "zoo role": (lambda: zoo("mnist-5k", 20, "pupil", profile="smoke"), "allowed are student, teacher"),
+    "zoo profile": (lambda: zoo("mnist-5k", 20, profile="big"), "allowed are smoke"),
+    "plan temperatures text": (lambda: plans.plan("smoke", "mnist-5k", "20"), "a list of one or more"),
+    "plan no seeds": (lambda: plans.plan("smoke", "mnist-5k", seeds=[]), "a list of one or more"),
+    "load unknown": (lambda: data.load(7, train=True), "unknown data set '7'"),
+    "records kind": (lambda: records.load(kind="models"), "allowed are model"),
+    "accuracy": (lambda: metrics.accuracy(5, 4), "allowed is"),
+    "mean of nothing": (lambda: metrics.success_rate(pd.DataFrame({"success": [], "image": []})), "at least one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "says"), PYTHON.values(), ids=PYTHON)
+def test_python(place, call, says):
+    with pytest.raises(ValueError, match=says) as raised:
+        call()
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 500

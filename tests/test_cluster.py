@@ -1,0 +1,91 @@
+"""Several processes and many machines leave the records that one process leaves."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from distill import cli, cluster, experiments, plans, records, training
+
+sys.path.insert(0, str(Path(__file__).parent))
+from faults import essence
+
+RECIPE = training.Recipe("smoke", 0.3, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64)
+
+
+@pytest.fixture()
+def place(tmp_path, data_root, monkeypatch):
+    monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), RECIPE)
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
+    monkeypatch.setenv("DISTILL_DATA", str(data_root))
+    return tmp_path
+
+
+def context(store, say=print, **options):
+    return experiments.Context.new(store, say=say, **options)
+
+
+def test_what_a_run_needs_comes_before_it():
+    runs = plans.plan("smoke", "mnist-5k", stages=["attack", "predictions", "smoothing", "neighbours", "sound"])
+    keys = [records.key(run) for run in runs]
+    for run in runs:
+        assert all(keys.index(records.key(above)) < keys.index(records.key(run)) for above in plans.needs(run))
+    assert sorted({cluster._depth(run) for run in runs}) == [0, 1, 2, 3]
+
+
+def test_processes_leave_the_records_of_one(place, capfd):
+    runs = plans.plan("smoke", "mnist-5k", ["none", 20], stages=["predictions"])
+    said = []
+    assert experiments.ensure(runs, context(place / "one", said.append)) == []
+    again = []
+    assert experiments.ensure(runs, context(place / "two", again.append), engine=cluster.in_processes(2, threads=1)) == []
+    assert essence(place / "two") == essence(place / "one")
+    untimed = [{line.split("] ")[-1].rpartition(" (")[0] for line in lines[1:]} for lines in (said, again)]
+    assert untimed[0] == untimed[1] and len(untimed[0]) == 6
+
+
+def test_growth_adds_up_what_the_records_say(tmp_path):
+    for run in plans.plan("smoke", "mnist-5k", ["none", 20]):
+        rows = {"parameters": [100]} if run["kind"] == "model" else {"success": [True] * 90}
+        told = {"wall_seconds": {"model": 3600.0, "attack": 1800.0}[run["kind"]], "threads": 2, "passes": 7}
+        records.write(tmp_path, run, pd.DataFrame(rows), columns={}, provenance=told)
+    table = cluster.growth(records.all_records(tmp_path), counts=(5, 5000)).set_index("runs")
+    assert table.loc[5, ["trainings", "attacks", "passes"]].tolist() == [3, 180, 14]
+    assert table.loc[5, "core_hours"] == pytest.approx(3 * 2 + 2 * 1)
+    assert table.loc[5000, "core_hours"] == pytest.approx(8000) and table.loc[5000, "passes"] == 14_000
+    assert table["chain_hours"].tolist() == [2.5, 2.5]  # teacher, student, attack
+    assert table["hours_1024"].tolist() == pytest.approx([2.5, 8000 / 1024])
+    with pytest.raises(ValueError, match="there are no records"):
+        cluster.growth([])
+
+
+def test_without_ray_one_line_says_what_to_install(place, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(["run", "--profile", "smoke", "--store", str(place / "store"), "--engine", "ray"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "pip install 'distill-replication[cluster]'" in err
+
+
+def test_a_cluster_that_loses_a_machine_leaves_the_records_of_one_process(place, data_root, capsys):
+    pytest.importorskip("ray", reason="Ray is not installed (optional: pip install 'distill-replication[cluster]')")
+    from ray.cluster_utils import Cluster
+
+    runs = plans.plan("smoke", "mnist-5k")
+    assert experiments.ensure(runs, context(place / "one")) == []
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        doomed = machines.add_node(num_cpus=1)
+        machines.add_node(num_cpus=1)
+        said = []
+
+        def say(line):
+            said.append(line)
+            if len(said) == 3:  # two of eight runs are done, others are on their way
+                machines.remove_node(doomed, allow_graceful=False)
+
+        engine = cluster.on_ray(machines.address, cluster.Share(cpus=1, retries=5))
+        assert experiments.ensure(runs, context(place / "many", say, data_root=data_root), engine=engine) == []
+    finally:
+        machines.shutdown()
+    assert len(said) == 9 and essence(place / "many") == essence(place / "one")
