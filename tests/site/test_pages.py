@@ -107,7 +107,7 @@ def test_images_are_there_and_described(seen):
 
 def test_says_what_a_search_engine_or_a_link_preview_shows(seen):
     assert seen.about["og:title"] and len(seen.about["description"]) > 20 and seen.about["og:description"] == seen.about["description"]
-    assert (HTML / "book" / seen.about["og:image"]).resolve() == HTML / "_static" / "card.png"
+    assert seen.about["og:image"].endswith("/_static/card.png") and (HTML / "_static" / "card.png").is_file()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
