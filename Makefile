@@ -1,6 +1,8 @@
 # make help        this list
 # make replicate   train, attack, draw and build the site on real data (quick profile)
-# make test        unit tests, every chapter checked by nbval, every chapter rerun in the smoke profile
+# make test        unit tests, every chapter checked by nbval and rerun in the smoke profile, the site in a browser
+# make site-test   the built site in a browser alone; screenshots go to _build/screenshots
+# make link-check  links to other hosts; needs a network
 # make book        build the site from the published records; no network
 # make chapters    execute the committed chapters again, in place
 # make paper       the paper's own recipe at every temperature: hours to days, resumable
@@ -17,7 +19,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
-.PHONY: help setup replicate test book chapters paper bench fault-test licences audit lint clean
+.PHONY: help setup replicate test site-test link-check book chapters paper bench fault-test licences audit lint clean
 
 setup: .venv/ready
 
@@ -36,6 +38,13 @@ replicate: setup
 test: setup
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
+	$(MAKE) site-test
+
+site-test: setup
+	$(BIN)/python -m pytest tests/site
+
+link-check: setup
+	$(BIN)/python book/build.py --links
 
 book: setup
 	$(BIN)/python book/build.py

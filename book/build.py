@@ -3,6 +3,8 @@
 Without options: build the site from the chapters as they are committed (no network, no computation).
 ``--execute``: run the chapters first, in place, with their own parameters, and strip what papermill adds; write the live
 page's data anew if the published networks are here.
+``--strip FILE...``: only take out of notebooks what differs from run to run.
+``--links``: only check the links to other hosts.
 ``--profile P``: work on a copy in ``_build/P``, every chapter rerun with that profile and store, the live page with its networks.
 """
 
@@ -12,10 +14,12 @@ import argparse
 import base64
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import card
 import live
 import nbformat
 import papermill
@@ -66,13 +70,27 @@ def picture(chapter: Path, path: Path) -> None:
                 return
 
 
+def jupyter_book(root: Path, *options: str) -> int:
+    """Exit code of ``jupyter-book build`` on the book below ``root``."""
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "--path-output", str(root), *options]
+    return subprocess.run(command, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}).returncode
+
+
 def build(root: Path) -> Path:
     """Build the site of the book below ``root``; a warning is an error."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "--path-output", str(root), "-n", "-W", "--keep-going", "-q"]
-    done = subprocess.run(command, env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
-    if done.returncode:
+    if jupyter_book(root, "--all", "-n", "-W", "--keep-going", "-q"):  # without --all a changed style sheet alone is not copied
         sys.exit("the site was not built: see the warnings above")
     return root / "_build" / "html" / "index.html"
+
+
+def check_links(root: Path) -> None:
+    """Ask every other host that the book links to."""
+    try:
+        socket.create_connection(("doi.org", 443), timeout=10).close()
+    except OSError as error:
+        sys.exit(f"no link was checked: that needs a network, and doi.org cannot be reached from here ({error})")
+    if jupyter_book(root, "--builder", "linkcheck", "-q"):
+        sys.exit("links are broken: see above")
 
 
 def main() -> None:
@@ -81,13 +99,21 @@ def main() -> None:
     options.add_argument("--execute", action="store_true")
     options.add_argument("--profile", default=None, choices=list(plans.PROFILES))
     options.add_argument("--store", type=Path, default=None)
+    options.add_argument("--strip", type=Path, nargs="+", default=None, metavar="FILE")
+    options.add_argument("--links", action="store_true")
     chosen = options.parse_args()
+    if chosen.strip:
+        for path in chosen.strip:
+            strip(path, keep_injected=False)
+        return
+    if chosen.links:
+        return check_links(ROOT)
     root = ROOT
     if chosen.profile:
         root = ROOT / "_build" / chosen.profile
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
-        for name in ("_config.yml", "_toc.yml"):
+        for name in ("_config.yml", "_toc.yml", "CITATION.cff"):
             shutil.copy(ROOT / name, root / name)
         shutil.copytree(ROOT / "_static", root / "_static")
         shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
@@ -99,10 +125,12 @@ def main() -> None:
             else:
                 execute(path, {"profile": chosen.profile, "store": store})
         live.export(root / "book" / "extra" / "live", profile=chosen.profile, store=store)
+        card.draw(root / "_static" / "card.png", profile=chosen.profile, store=store)
     elif chosen.execute:
         for path in chapters(root):
             execute(path)
         picture(root / "book" / "index.ipynb", ROOT / "results" / "success.png")
+        card.draw(ROOT / "_static" / "card.png")
         try:
             live.export(live.FOLDER)
         except (experiments.RunError, data.DataError) as error:

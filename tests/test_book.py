@@ -2,16 +2,26 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill
 import pytest
+from PIL import Image
+from pybtex.database import parse_string
 
 from distill import plans
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+
+import build  # noqa: E402
+import card  # noqa: E402
+import publishing  # noqa: E402
+
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 
 
@@ -52,12 +62,62 @@ def test_chapter_is_committed_executed_and_clean(chapter):
 
 
 def test_the_quick_profile_redraws_what_it_computes_and_keeps_the_rest():
-    sys.path.insert(0, str(ROOT / "book"))
-    import build
-
     kept = set(plans.STAGES) - set(plans.profile("quick").computes)
     needs = {path.stem for path in CHAPTERS if any(f'"{stage}"' in path.read_text().replace("\\", "") for stage in kept)}
     assert set(build.COSTLY) == needs - {"index"}  # the first page shows what there is
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_stripping_changes_nothing_in_a_committed_chapter_and_takes_timestamps_out(chapter, tmp_path):
+    copy = tmp_path / chapter.name
+    shutil.copy(chapter, copy)
+    build.strip(copy, keep_injected=False)
+    assert copy.read_text() == chapter.read_text()
+    notebook = nbformat.read(copy, as_version=4)
+    notebook.metadata["papermill"] = {"start_time": "now"}
+    notebook.cells[-1].metadata["execution"] = {"iopub.execute_input": "now"}
+    nbformat.write(notebook, copy)
+    assert copy.read_text() != chapter.read_text()
+    build.strip(copy, keep_injected=False)
+    assert copy.read_text() == chapter.read_text()
+
+
+def test_every_figure_is_described():
+    for chapter in CHAPTERS:
+        for cell in nbformat.read(chapter, as_version=4).cells:
+            if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+                assert len(cell.metadata["mystnb"]["image"]["alt"]) > 30, cell.id
+
+
+def test_the_card_shows_what_is_on_record(tmp_path):
+    said = card.draw(tmp_path / "card.png")
+    assert "MNIST at T = 100: " in said
+    with Image.open(ROOT / "_static" / "card.png") as committed, Image.open(tmp_path / "card.png") as drawn:
+        assert committed.size == drawn.size == (1200, 630)
+        assert committed.text["Description"] == said  # else: make chapters
+
+
+def test_how_to_cite_is_bibtex(monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY", "https://example.org/who/what/")
+    cited = publishing.citation(ROOT)
+    entry = parse_string(publishing.bibtex(cited), "bibtex").entries[publishing.key(cited)]
+    assert entry.fields["title"] == f"{{{cited['title']}}}"
+    assert entry.fields["url"] == "https://example.org/who/what"
+    person = {"family-names": "Doe", "given-names": "Jane"}
+    two = parse_string(publishing.bibtex({**cited, "authors": [*cited["authors"], person]}), "bibtex").entries[publishing.key(cited)]
+    assert [str(author) for author in two.persons["author"]] == ["{the contributors}", "Doe, Jane"]
+
+
+@pytest.mark.parametrize("given", ["", "https://github.com/who/what"])
+def test_launch_buttons_only_where_the_repository_is_known(given, monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY", given)
+    monkeypatch.setenv("BOOK_BASEURL", "https://example.org/book")
+    config = SimpleNamespace(html_theme_options={})
+    publishing.place(SimpleNamespace(confdir=ROOT), config)
+    assert config.html_baseurl == "https://example.org/book/"
+    known = given or publishing.citation(ROOT).get("repository-code", "")
+    assert config.html_theme_options.get("repository_url", "") == known
+    assert bool(config.html_theme_options.get("launch_buttons")) == bool(known)
 
 
 def test_every_chapter_is_in_the_table_of_contents():

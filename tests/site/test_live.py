@@ -1,27 +1,25 @@
 """The live page in headless Chromium: it attacks as the Python package does, by mouse, keyboard, pen and without motion."""
 
 import base64
-import contextlib
-import functools
-import http.server
 import importlib.util
 import io
 import json
 import re
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browsing import serve
 from PIL import Image
 
 from distill import data, experiments, jsma, models, plans, training
 from distill.attacks.jsma import Status, _Ranker
 
-BOOK = Path(__file__).parent.parent / "book"
+BOOK = Path(__file__).parents[2] / "book"
 LIVE = BOOK / "extra" / "live"
+PAGE = "/book/live.html"
 ENDED = "/^(SUCCESS|BUDGET|NO_VALID_PAIR|ZERO_GRADIENT):/"
 
 
@@ -68,20 +66,6 @@ def make_site(folder):
     return folder
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def serve(folder):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/book/live.html"
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     return make_site(tmp_path_factory.mktemp("site"))
@@ -89,21 +73,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(site):
-    with serve(site) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the live page is tested with playwright, which is not installed")
-    own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as started:
-        try:
-            launched = started.chromium.launch(executable_path=own, args=["--no-sandbox"])  # a container's root may have no sandbox
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
-        yield launched
-        launched.close()
+    with serve(site) as host:
+        yield host + PAGE
 
 
 @pytest.fixture()
@@ -185,8 +156,8 @@ def test_equal_derivatives_go_to_the_lowest_pixel(visit, tmp_path):
     page_data.write(site / "live", [({"name": "plain", "label": "paths", "accuracy": 0.0, "record": "none"}, network)], black)
     # All four values of a window are equal, so both pools pass their first one: every fourth pixel, 16 in all.
     first = [cell(4 * row + 6, 4 * column + 6) for row in range(4) for column in range(4)]
-    with serve(site) as url:
-        page = visit(url)
+    with serve(site) as host:
+        page = visit(host + PAGE)
         for output, target, status, trace in (
             ("log_softmax", 1, "ZERO_GRADIENT", first),  # 16 pixels raise class 1, in their order; then none moves it
             ("softmax", 1, "ZERO_GRADIENT", first),  # its probability exp(-96) is below float32's normal numbers, not 0
@@ -415,9 +386,9 @@ def test_a_network_that_is_not_there_is_named(browser, tmp_path):
     site = make_site(tmp_path)
     last = list(NETWORKS)[-1]
     (site / "live" / f"{last}.js").unlink()
-    with serve(site) as url:
+    with serve(site) as host:
         page = browser.new_page()
-        page.goto(url)
+        page.goto(host + PAGE)
         part(page, "network").select_option(last)
         wait(page, "/could not be loaded/")
         assert f"{last}.js" in part(page, "status").inner_text()

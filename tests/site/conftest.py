@@ -1,0 +1,36 @@
+"""One browser for the whole session; where there is none, one line says so at the end."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Error, sync_playwright
+
+INSTALLED = ("chromium", "chromium-browser", "google-chrome")
+UNTESTED = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def browser(pytestconfig):
+    with sync_playwright() as started:
+        program = next(filter(None, map(shutil.which, INSTALLED)), started.chromium.executable_path)
+        try:
+            if not Path(program).exists():
+                raise Error("there is none")
+            launched = started.chromium.launch(executable_path=program, chromium_sandbox=os.getuid() != 0)  # root's does not start with it
+        except Error as error:
+            reason = str(error).splitlines()[0]
+            if os.environ.get("BOOK_BROWSER") == "required":
+                pytest.fail(f"no browser: {reason}")
+            pytestconfig.stash[UNTESTED] = reason
+            pytest.skip(f"no browser: {reason}")
+        yield launched
+        launched.close()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if reason := config.stash.get(UNTESTED, None):
+        terminalreporter.write_line(
+            f"The site was NOT tested in a browser ({reason}). To get one: apt-get install chromium, or .venv/bin/playwright install chromium."
+        )
