@@ -1,9 +1,12 @@
 """What the documents tell a reader to type does what they say."""
 
+import argparse
 import re
 from pathlib import Path
 
 import pytest
+
+from distill import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,3 +29,37 @@ def test_make_targets_named_in_the_documents_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in ("README.md", "CONTRIBUTING.md", "book/rerun.md"):
         assert set(re.findall(r"make ([a-z]+)", (ROOT / page).read_text())) <= targets
+
+
+def test_the_page_of_the_command_line_is_what_the_command_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    import commands
+
+    page = (ROOT / "book" / "cli.md").read_text()
+    assert page == commands.page(), "python book/commands.py writes it anew"
+    top = cli.parser()
+    (subcommands,) = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    sections = dict(re.findall(r"^## distill (\w+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == subcommands.choices.keys()
+    for name, command in subcommands.choices.items():
+        flags = r"(?<![\w-])--[a-z-]+"
+        assert set(re.findall(flags, sections[name])) == set(re.findall(flags, command.format_help())) - {"--help"}
+
+
+def test_the_page_of_icons_keeps_those_named_and_loses_the_others(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    import build
+
+    script = (
+        'var a={"angle-left":[320,512,[8249],"f104","M1 2"],bars:[448,512,["navicon"],"f0c9","M3"],zoo:[1,2,[],"f00d",["M4","M5"]]};run(a)'
+    )
+    assert build.lighter(script, {"navicon"}) == 'var a={bars:[448,512,["navicon"],"f0c9","M3"],};run(a)'
+    assert build.lighter(script, {"angle-left", "zoo"}).count("M") == 3
+
+
+def test_every_glossary_word_is_used_and_every_used_word_is_there():
+    words = set(re.findall(r"^([A-Za-z].*)\n  \S", (ROOT / "book" / "glossary.md").read_text(), re.MULTILINE))
+    pages = [path.read_text() for suffix in ("*.ipynb", "*.md") for path in (ROOT / "book").glob(suffix)]
+    named = {pair[0] or pair[1] for text in pages for pair in re.findall(r"\{term\}`(?:[^`<]*<([^>`]+)>|([^`<]+))`", text)}
+    assert 25 <= len(words) <= 45
+    assert named <= words
