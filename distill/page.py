@@ -111,7 +111,7 @@ def svg(figure: Figure, *, name: str, alt: str) -> str:
     for colour, variable in THEME.items():
         drawing = drawing.replace(colour, variable)
     width, height = (72 * inches for inches in figure.get_size_inches())
-    opening = f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" style="max-width: {width * 1.5:g}px" role="img" tabindex="0" aria-label="{html.escape(alt)}">'
+    opening = f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" style="min-width: {width * 0.7:g}px; max-width: {width * 1.5:g}px" role="img" tabindex="0" aria-label="{html.escape(alt)}">'
     drawing = re.sub(r"<svg[^>]*>", lambda _: opening, drawing, count=1)
     return re.sub(r"\s+", " ", drawing.replace("</svg>", _points(figure, height) + "</svg>")).replace("> <", "><").strip()
 
