@@ -32,7 +32,7 @@ replicate: setup
 
 test: setup
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
+	DISTILL_STORE=$(abspath _build/none) $(BIN)/python -m pytest --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
 
 book: setup
 	$(BIN)/python book/build.py

@@ -209,9 +209,11 @@ def invariance(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.invariance_table`, of one profile a data set.
     """
+    names = comparison.in_order(table["temperature"].unique())
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
-        for number, name in enumerate(comparison.in_order(rows["temperature"].unique())):
+        for name in comparison.in_order(rows["temperature"].unique()):
+            number = names.index(name)  # one colour a network in all panels
             own = rows[rows["temperature"] == name].sort_values("attack_temperature")
             colour = sns.color_palette("colorblind")[number % 10]
             axes.plot(own["attack_temperature"], own["ours"], marker=MARKERS[number % len(MARKERS)], markersize=4, color=colour,
