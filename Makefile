@@ -37,7 +37,7 @@ replicate: setup
 
 test: setup
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
+	DISTILL_STORE=$(abspath _build/none) $(BIN)/python -m pytest --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
 	$(MAKE) site-test
 
 site-test: setup

@@ -1,8 +1,8 @@
 """Execute the book's chapters and build the site.
 
 Without options: build the site from the chapters as they are committed (no network, no computation).
-``--execute``: run the chapters first, in place, with their own parameters, and strip what papermill adds; write the live
-page's data anew if the published networks are here.
+``--execute``: run the chapters first, in place, with their own parameters, and strip what papermill adds; write the page of the
+command line and the live page's data anew, the latter if the published networks are here.
 ``--strip FILE...``: only take out of notebooks what differs from run to run.
 ``--links``: only check the links to other hosts.
 ``--profile P``: work on a copy in ``_build/P``, every chapter rerun with that profile and store, the live page with its networks.
@@ -17,9 +17,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 
 import card
+import commands
 import live
 import nbformat
 import papermill
@@ -56,6 +58,9 @@ def strip(path: Path, *, keep_injected: bool) -> None:
             cell.metadata["tags"] = [*tags, "hide-input"]
         for name in ("papermill", "execution", "ExecuteTime"):
             cell.metadata.pop(name, None)
+        told = [output.metadata.get("image/png", {}).get("alt") for output in cell.get("outputs", []) if output.output_type == "display_data"]
+        if any(told):  # where MyST-NB looks for it
+            cell.metadata["mystnb"] = {"image": {"alt": next(filter(None, told))}}
         kept.append(cell)
     notebook.cells = kept
     nbformat.write(notebook, path)
@@ -127,8 +132,10 @@ def main() -> None:
         live.export(root / "book" / "extra" / "live", profile=chosen.profile, store=store)
         card.draw(root / "_static" / "card.png", profile=chosen.profile, store=store)
     elif chosen.execute:
-        for path in chapters(root):
-            execute(path)
+        with unittest.mock.patch.dict(os.environ, {"DISTILL_STORE": str(ROOT / "_build" / "none")}):  # a person's own runs stay out of what is committed
+            for path in chapters(root):
+                execute(path)
+        commands.PAGE.write_text(commands.page())
         picture(root / "book" / "index.ipynb", ROOT / "results" / "success.png")
         card.draw(ROOT / "_static" / "card.png")
         try:

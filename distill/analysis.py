@@ -98,13 +98,13 @@ def split_table(attacks: pd.DataFrame, *, budget: int = MAX_FEATURES) -> pd.Data
             "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(),
             "no_valid_pair": (group["status"] == "NO_VALID_PAIR").mean(),
             "over_budget": ((group["status"] == "BUDGET") | (group["success"] & ~within)).mean(),
-            "unlimited": 100 * group["success"].mean() if unlimited else np.nan,
+            "unlimited": 100 * group["success"].mean() if unlimited else np.nan, "record": group["record"].iloc[0],
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def budget_curve(attacks: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
-    """Success against budget from one run: rows of ``budget``, ``ours``, ``low``, ``high`` in percent.
+    """Success against budget from one run: rows of ``budget``, ``ours``, ``low``, ``high`` in percent, ``attacks``, ``images``.
 
     Parameters
     ----------
@@ -122,7 +122,8 @@ def budget_curve(attacks: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
         raise ValueError(f"a budget of {max(budgets)} is asked of attacks that had {allowed}; allowed are budgets up to that")
     rows = []
     for budget in budgets:
-        rows.append({"budget": budget, **_percent(success_within(attacks, budget))})
+        rate = success_within(attacks, budget)
+        rows.append({"budget": budget, **_percent(rate), "attacks": rate.n, "images": rate.clusters, "record": attacks["record"].iloc[0]})
     return pd.DataFrame(rows)
 
 
@@ -306,7 +307,7 @@ def invariance_table(attacks: pd.DataFrame) -> pd.DataFrame:
         rows.append({
             "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "attack_temperature": at,
             **_percent(rate), "attacks": rate.n, "images": rate.clusters,
-            "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(),
+            "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(), "record": group["record"].iloc[0],
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -361,7 +362,7 @@ def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
     for (profile, dataset, role, temperature), group in sensitivity.groupby(["profile", "dataset", "role", "temperature"], sort=False):
         quantiles = group["log10_amplitude"].quantile([0.05, 0.5, 0.95])
         rows.append({
-            "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature),
+            "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "record": group["record"].iloc[0],
             "q05": quantiles[0.05], "median": quantiles[0.5], "q95": quantiles[0.95],
             "float32_zero": 100 * group["float32_zero_share"].mean(), "float64_zero": 100 * group["float64_zero_share"].mean(),
             "float32_all_zero": 100 * (group["float32_zero_share"] == 1).mean(), "images": len(group),

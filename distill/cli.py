@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import distill
-from distill import cluster, data, experiments, plans, records, training
+from distill import cluster, data, experiments, inventory, plans, records, training
 
 ERRORS = (data.DataError, experiments.RunError, records.RecordError, training.TrainingError, OSError)
 
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser, from which the documentation's page is made."""
     top = _Parser(prog="distill", description="Replication of defensive distillation: data, runs and records.",
                   epilog="Exit codes: 0 done, 1 failed, 2 wrong usage. --debug shows a traceback.")  # fmt: skip
-    top.add_argument("--version", action="version", version=f"distill {distill.__version__}")
+    top.add_argument("--version", action="version", version=f"distill {distill.__version__}", help="print the version")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     fetch = commands.add_parser("data", help="fetch and verify data sets, and say where each came from")
@@ -215,7 +215,7 @@ def _status(options: argparse.Namespace) -> int:
     profiles = [options.profile] if options.profile is not None else _profiles_for(_list(options.dataset))
     look_in = records.stores(options.store)
     store = look_in[-1]
-    speed = _speeds(options.store)
+    speed = inventory.speeds(options.store)
     for name in profiles:
         runs = _plan(options, name, _list(options.temperatures), _list(options.stages))
         missing = [config for config in runs if records.find(config, look_in) is None]
@@ -227,10 +227,9 @@ def _status(options: argparse.Namespace) -> int:
             begun = ", begun" if records.begun(store, config) else ""
             print(f"  {'running' if config in active else 'missing' + begun}  {records.key(config)}")
         if missing:
-            costs = [speed.get((config["dataset"], config["kind"])) for config in missing]
-            known = [cost * _size(config) for cost, config in zip(costs, missing, strict=True) if cost is not None]
-            rest = f"about {_duration(sum(known))}" if known else "unknown time: nothing like it is recorded yet"
-            unknown = f", and {costs.count(None)} runs of a kind not yet timed" if known and None in costs else ""
+            seconds, unlike = inventory.seconds_left(missing, speed)
+            rest = f"about {inventory.duration(seconds)}" if unlike < len(missing) else "unknown time: nothing like it is recorded yet"
+            unknown = f", and {unlike} runs of a kind not yet timed" if 0 < unlike < len(missing) else ""
             print(f"  the rest should take {rest}{unknown}")
     return 0
 
@@ -239,30 +238,6 @@ def _profiles_for(datasets: list[str] | None) -> list[str]:
     """All profiles that have recipes for these data sets."""
     shapes = {data.dataset(name).architecture for name in datasets or ()}
     return [name for name, profile in plans.PROFILES.items() if shapes <= {data.dataset(d).architecture for d in profile.temperatures}]
-
-
-def _size(config: dict) -> float:
-    """Epochs of a training, images of an attack: what its time is proportional to; predictions are always of all images."""
-    return config["recipe"]["epochs"] if config["kind"] == "model" else config.get("images", 1)
-
-
-def _speeds(store: str | None) -> dict[tuple[str, str], float]:
-    """Mean recorded seconds per epoch or attacked image, by data set and kind."""
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for record in records.all_records(store):
-        config = record.config
-        if config["kind"] == "benchmark":
-            continue
-        try:
-            cost = record.info["provenance"]["wall_seconds"] / _size(config)
-        except (KeyError, TypeError, ArithmeticError):
-            continue  # a record of something else tells nothing about these runs
-        seconds.setdefault((config["dataset"], config["kind"]), []).append(cost)
-    return {group: sum(values) / len(values) for group, values in seconds.items()}
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill import analysis, comparison, metrics
+from distill import analysis, comparison, metrics, page
 from distill.plans import MAX_FEATURES
 
 OURS, PAPER = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1]
 COLOURS = [OURS, *sns.color_palette("colorblind")[2:]]
 MARKERS = "osv^PXdh*<"
+OURS_COLUMNS = ("ours", "low", "high")
 RECIPES = {"paper": "the paper's recipe", "quick": "short training", "smoke": "smoke test"}
 SHORT = {
     "float32": "float32",
@@ -39,7 +40,7 @@ READINGS = {
 
 
 def _style() -> None:
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font="DejaVu Sans")  # which comes with matplotlib
     mpl.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True, "axes.titleweight": "bold"})
 
 
@@ -103,16 +104,25 @@ def _compare(axes: Axes, rows: pd.DataFrame, said: dict[str, float]) -> None:
 def _paper(axes: Axes, said: dict[str, float], names: list[str], *, shift: float = 0.0) -> None:
     """The paper's values, at the temperatures for which it has one."""
     there = [name for name in names if name in said]
-    axes.plot([names.index(name) + shift for name in there], [said[name] for name in there], marker="D", markersize=6,
-              markerfacecolor="none", linestyle="--", linewidth=1.2, color=PAPER, label="paper")  # fmt: skip
+    places, values = [names.index(name) + shift for name in there], [said[name] for name in there]
+    axes.plot(places, values, marker="D", markersize=6, markerfacecolor="none", linestyle="--", linewidth=1.2, color=PAPER, label="paper")
+    page.mark(axes, places, values, [{"series": "paper", "T": name, "value": said[name]} for name in there])
 
 
-def _line(axes: Axes, rows: pd.DataFrame, names: list[str], *, shift: float = 0.0, columns: tuple[str, str, str] = ("ours", "low", "high"), **style: Any) -> None:  # fmt: skip
+def _line(axes: Axes, rows: pd.DataFrame, names: list[str], *, shift: float = 0.0, columns: tuple[str, str, str] = OURS_COLUMNS, **style: Any) -> None:  # fmt: skip
     """Values with their intervals, one row a temperature; where nothing was measured the line has a gap."""
     own = rows.set_index("temperature").reindex(names)
     value, low, high = (own[column].to_numpy(float) for column in columns)
     errors = [np.nan_to_num(part.clip(min=0), posinf=0.0) for part in (value - low, high - value)]
     axes.errorbar(np.arange(len(names)) + shift, value, yerr=errors, **{"markersize": 6, "capsize": 3, "linewidth": 1.6, **style})
+    page.mark(axes, np.arange(len(names)) + shift, value, _rows(own, columns, series=style["label"], T=names))
+
+
+def _rows(own: pd.DataFrame, columns: tuple[str, str, str], **what: Any) -> list[dict[str, Any]]:
+    """Rows for `page.mark`: what each is of, its value and interval, how many attacks and images it stands on, and its record."""
+    counts = [name for name in ("attacks", "images", "record") if name in own]
+    given = own[[*columns, *counts]].set_axis(["value", "low", "high", *counts], axis=1)
+    return [{**of, **row} for of, row in zip(pd.DataFrame(what, index=own.index).to_dict("records"), given.to_dict("records"), strict=True)]
 
 
 def _places(axes: Axes, names: list[str]) -> None:
@@ -201,14 +211,18 @@ def invariance(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.invariance_table`, of one profile a data set.
     """
+    names = comparison.in_order(table["temperature"].unique())
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
-        for number, name in enumerate(comparison.in_order(rows["temperature"].unique())):
+        for name in comparison.in_order(rows["temperature"].unique()):
+            number = names.index(name)  # one colour a network in all panels
             own = rows[rows["temperature"] == name].sort_values("attack_temperature")
             colour = sns.color_palette("colorblind")[number % 10]
             axes.plot(own["attack_temperature"], own["ours"], marker=MARKERS[number % len(MARKERS)], markersize=4, color=colour,
                       label="undefended" if name == "none" else f"T = {name}")  # fmt: skip
             axes.fill_between(own["attack_temperature"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0)
+            page.mark(axes, own["attack_temperature"], own["ours"],
+                      _rows(own, OURS_COLUMNS, **{"T": name, "T'": own["attack_temperature"].map("{:g}".format)}))  # fmt: skip
         axes.axvline(1, color="0.35", linewidth=1)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xscale="log", xlabel="logits divided by T'")
     panels[0].set_ylabel("JSMA success rate (%)")
@@ -232,6 +246,9 @@ def budget_curves(curves: dict[str, pd.DataFrame], *, mark: int = MAX_FEATURES) 
         colour = sns.color_palette("colorblind")[number % 10]
         axes.plot(curve["budget"], curve["ours"], color=colour, label=text)
         axes.fill_between(curve["budget"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+        page.mark(
+            axes, curve["budget"], curve["ours"], _rows(curve, OURS_COLUMNS, series=text, budget=curve["budget"].astype(str) + " features")
+        )
     axes.axvline(mark, color="0.35", linewidth=1)
     axes.set(ylim=(-4, 104), xlabel="features that may be changed", ylabel="success of the exact attack (%)")
     axes.legend(frameon=True, loc="lower right")
@@ -284,6 +301,9 @@ def soft_labels(logits: dict[float, pd.Series], pixels: pd.Series, *, classes: i
             probabilities = np.exp(scaled - scaled.max())
             axes = grid[row, column]
             axes.bar(range(classes), probabilities / probabilities.sum(), color=OURS)
+            page.mark(axes, range(classes), probabilities / probabilities.sum(), [
+                {"image": int(image), "T": f"{temperature:g}", "class": label, "probability": value}
+                for label, value in enumerate(probabilities / probabilities.sum())])  # fmt: skip
             axes.set(yscale="log", ylim=(1e-8, 2), yticks=[1e-8, 1e-4, 1], xticks=range(0, classes, 3))
             axes.tick_params(labelsize=8)
             axes.grid(axis="x", visible=False)
@@ -372,9 +392,12 @@ def amplitudes(table: pd.DataFrame) -> Figure:
             names = comparison.in_order(rows["temperature"].unique())
             below = np.zeros(len(names))
             for number, (low, high) in enumerate(analysis.BINS):
-                shares = rows[rows["bin"] == number].set_index("temperature").reindex(names)["ours"].fillna(0).to_numpy()
+                own = rows[rows["bin"] == number].set_index("temperature").reindex(names)
+                shares = own["ours"].fillna(0).to_numpy()
                 axes.bar(names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, label=f"{low} to {high}")
-                below += shares
+                of = _rows(own, OURS_COLUMNS, T=names, bin=f"amplitude {low} to {high}", paper=own["paper"])
+                page.mark(axes, range(len(names)), below + shares, of, bottom=below, width=0.8)
+                below = below + shares
             axes.set(title=f"{comparison.title(dataset)}\n{text}", ylim=(0, 100))
             axes.tick_params(labelsize=8)
             axes.grid(axis="x", visible=False)
@@ -441,8 +464,14 @@ def saturation(table: pd.DataFrame) -> Figure:
             "color": COLOURS[number],
             "label": f"{comparison.title(str(dataset))}, {RECIPES.get(profile, profile)}",
         }
-        panels[0].plot(range(len(names)), own["logit_l1"], **style)
-        panels[1].plot(range(len(names)), 100 * own["certain"], **style)
+        for axes, values in zip(panels, (own["logit_l1"], 100 * own["certain"]), strict=True):
+            axes.plot(range(len(names)), values, **style)
+            page.mark(
+                axes,
+                range(len(names)),
+                values,
+                [{"series": style["label"], "T": t, "value": v, "images": n} for t, v, n in zip(names, values, own["images"], strict=True)],
+            )
     for axes in panels:
         _places(axes, names)
     panels[0].set(yscale="log", ylabel="mean L1 norm of the logits")
@@ -490,6 +519,8 @@ def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
     for number, (text, curve) in enumerate(history.items()):
         axes.plot(curve["epoch"], 100 * curve["accuracy"], marker=MARKERS[number % len(MARKERS)], markersize=4,
                   color=sns.color_palette("colorblind")[number % 10], label=text)  # fmt: skip
+        page.mark(axes, curve["epoch"], 100 * curve["accuracy"],
+                  [{"series": text, "epoch": f"epoch {e}", "value": 100 * a} for e, a in zip(curve["epoch"], curve["accuracy"], strict=True)])  # fmt: skip
     axes.set(xlabel="epoch", ylabel="accuracy on training batches (%)", ylim=(0, 101))
     axes.legend(frameon=True, loc="lower right")
     return figure

@@ -1,10 +1,13 @@
 """What the documents tell a reader to type does what they say."""
 
+import argparse
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+
+from distill import cli
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -42,3 +45,26 @@ def test_workflows_say_when_and_with_which_rights():
             assert rights == ({"pages", "id-token"} if name == "publish" else set())
             assert all(len({"uses", "run"} & set(step)) == 1 for step in job["steps"])
             assert job["timeout-minutes"] and set(job.get("needs", "").split()) <= set(flow["jobs"])
+
+
+def test_the_page_of_the_command_line_is_what_the_command_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    import commands
+
+    page = (ROOT / "book" / "cli.md").read_text()
+    assert page == commands.page(), "python book/commands.py writes it anew"
+    top = cli.parser()
+    (subcommands,) = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    sections = dict(re.findall(r"^## distill (\w+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == subcommands.choices.keys()
+    for name, command in subcommands.choices.items():
+        flags = r"(?<![\w-])--[a-z-]+"
+        assert set(re.findall(flags, sections[name])) == set(re.findall(flags, command.format_help())) - {"--help"}
+
+
+def test_every_glossary_word_is_used_and_every_used_word_is_there():
+    words = set(re.findall(r"^([A-Za-z].*)\n  \S", (ROOT / "book" / "glossary.md").read_text(), re.MULTILINE))
+    pages = [path.read_text() for suffix in ("*.ipynb", "*.md") for path in (ROOT / "book").glob(suffix)]
+    named = {pair[0] or pair[1] for text in pages for pair in re.findall(r"\{term\}`(?:[^`<]*<([^>`]+)>|([^`<]+))`", text)}
+    assert 25 <= len(words) <= 45
+    assert named <= words

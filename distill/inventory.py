@@ -1,0 +1,108 @@
+"""What is on record and what is not: every run with its machine, a profile's gaps, and how long the rest should take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from distill import comparison, plans, records
+from distill.plans import Config
+
+OTHER = "other"  # records of no stage: benchmarks, and trainings in a precision that was asked for
+
+
+def size(config: Config) -> float:
+    """Epochs of a training, images of an attack: what its time is proportional to; predictions are always of all images."""
+    return config["recipe"]["epochs"] if config["kind"] == "model" else config.get("images", 1)
+
+
+def speeds(store: str | Path | None = None) -> dict[tuple[str, str], float]:
+    """Mean recorded seconds per epoch or attacked image, by data set and kind."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for record in records.all_records(store):
+        config = record.config
+        if config["kind"] == "benchmark":
+            continue
+        try:
+            cost = record.info["provenance"]["wall_seconds"] / size(config)
+        except (KeyError, TypeError, ArithmeticError):
+            continue  # a record of something else tells nothing about these runs
+        seconds.setdefault((config["dataset"], config["kind"]), []).append(cost)
+    return {group: sum(values) / len(values) for group, values in seconds.items()}
+
+
+def seconds_left(missing: Sequence[Config], speed: dict[tuple[str, str], float]) -> tuple[float, int]:
+    """How long runs should take by the speeds of their like, and how many have no like on record."""
+    costs = [speed.get((config["dataset"], config["kind"])) for config in missing]
+    return sum(cost * size(config) for cost, config in zip(costs, missing, strict=True) if cost is not None), costs.count(None)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def of_stage(profile: str, dataset: str, stage: str, temperatures: Sequence[object] | None = None, *, seed: int = 0) -> list[Config]:
+    """The runs that a stage adds to the trainings of a profile; of the stage "train", those."""
+    networks = plans.plan(profile, dataset, temperatures, seeds=[seed], stages=["train"])
+    if stage == "train":
+        return networks
+    trained = set(map(records.key, networks))
+    return [run for run in plans.plan(profile, dataset, temperatures, seeds=[seed], stages=[stage]) if records.key(run) not in trained]
+
+
+def runs(store: str | Path | None = None) -> pd.DataFrame:
+    """Every record, a row each: what ran, for how long, when, on what, with which versions.
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``stage`` (of `plans.STAGES`, or "other"), ``kind``, ``role``, ``temperature``, ``seed``, and the
+        columns of `records.provenance`, with ``python``, ``numpy`` and ``machine``.
+    """
+    found = {record.path.name: record for record in records.all_records(store)}
+    stages = {
+        records.key(run): stage
+        for profile, dataset in {(r.config["profile"], r.config["dataset"]) for r in found.values()}
+        if profile in plans.PROFILES
+        for stage in plans.STAGES
+        for run in of_stage(profile, dataset, stage, plans.TEMPERATURES)
+    }
+    rows = []
+    for name, record in found.items():
+        config, made = record.config, record.info["provenance"]
+        rows.append({
+            "profile": config["profile"], "dataset": config["dataset"], "stage": stages.get(name, OTHER), "kind": config["kind"],
+            "role": config["role"], "temperature": config["temperature"], "seed": config["seed"],
+            "python": made["versions"]["python"], "numpy": made["versions"]["numpy"], "machine": made["machine"],
+        })  # fmt: skip
+    made = records.provenance(found, store)
+    return pd.concat([pd.DataFrame(rows), made], axis=1) if rows else made
+
+
+def gaps(profile: str, *, seed: int = 0, store: str | Path | None = None, temperatures: Sequence[object] | None = None) -> pd.DataFrame:
+    """A profile's plan, a row a data set and stage: which runs are on record, which are not, and how long those should take.
+
+    Returns
+    -------
+    DataFrame
+        ``dataset``, ``stage``, ``runs``, ``recorded``, ``there`` and ``missing`` (temperatures of which all or not all runs are on
+        record), ``seconds`` (that the missing runs should take), ``untimed`` (missing runs that have no like on record).
+    """
+    look_in, speed, rows = records.stores(store), speeds(store), []
+    for dataset in plans.profile(profile).temperatures:
+        for stage in plans.STAGES:
+            planned = of_stage(profile, dataset, stage, temperatures, seed=seed)
+            missing = [run for run in planned if records.find(run, look_in) is None]
+            labels = {
+                id(run): comparison.label("plain" if run["role"] == "smoothed" else run["role"], run["temperature"]) for run in planned
+            }
+            lacking = {labels[id(run)] for run in missing}
+            seconds, untimed = seconds_left(missing, speed)
+            if planned:
+                rows.append({"dataset": dataset, "stage": stage, "runs": len(planned), "recorded": len(planned) - len(missing),
+                             "there": ", ".join(comparison.in_order({*labels.values()} - lacking)), "missing": ", ".join(comparison.in_order(lacking)),
+                             "seconds": seconds, "untimed": untimed})  # fmt: skip
+    return pd.DataFrame(rows)
