@@ -22,6 +22,7 @@ VARIANTS = {  # the same attack, differentiating the same network, in other arit
     "scaled": "softmax(Z / T)",
     "logits": "logits",
 }
+SPLIT = ("float32", "flush", "float64", "exact", "scaled", "logits")  # what of the paper's effect is floating point
 EDGES = ("0", "1e-40", "1e-35", "1e-30", "1e-25", "1e-20", "1e-15", "1e-10", "1e-5", "1e-3", "1")  # of Figure 9's bins
 BINS = tuple(itertools.pairwise(EDGES))
 ARITHMETICS = {"float32": "float32", "flush": "float32, flushed", "float64": "float64", "exact": "exact"}

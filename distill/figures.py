@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -133,15 +134,28 @@ def _places(axes: Axes, names: list[str]) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def headline(table: pd.DataFrame) -> Figure:
+HEADLINE = {
+    "float32": ("ours, gradients in float32", COLOURS[0]),
+    "product": ("ours, saliency multiplied in float32", COLOURS[3]),
+    "exact": ("ours, exact arithmetic", COLOURS[2]),
+}
+PRODUCT = {
+    "float32": HEADLINE["float32"],
+    "product": HEADLINE["product"],
+    "product_flush": ("the same, denormals flushed to zero", COLOURS[4]),
+}
+
+
+def headline(table: pd.DataFrame, own: dict[str, tuple[str, Any]] = HEADLINE) -> Figure:
     """The book's one figure: the paper's values, its attack on our networks, and the same attack in exact arithmetic.
 
     Parameters
     ----------
     table : DataFrame
         Of `analysis.split_table`, of one profile a data set.
+    own : dict
+        Of the variants shown: label and colour.
     """
-    own = {"float32": ("ours, float32 as in the paper", COLOURS[0]), "exact": ("ours, exact arithmetic", COLOURS[2])}
     table = table[table["role"].isin(comparison.USED)]
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
@@ -152,7 +166,7 @@ def headline(table: pd.DataFrame) -> Figure:
         _places(axes, names)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
     panels[0].set_ylabel("JSMA success rate (%)")
-    _legend_below(figure, panels[0], columns=3)
+    _legend_below(figure, panels[0], columns=2)
     return figure
 
 
@@ -168,8 +182,8 @@ def split(table: pd.DataFrame) -> Figure:
     figure, panels = _panels(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(rows["temperature"].unique())
-        for number, (variant, text) in enumerate(analysis.VARIANTS.items()):
-            _line(axes, rows[rows["variant"] == variant], names, shift=0.05 * (number - 3.5), marker=MARKERS[number], markersize=5, capsize=2,
+        for number, (variant, text) in enumerate((name, analysis.VARIANTS[name]) for name in analysis.SPLIT):
+            _line(axes, rows[rows["variant"] == variant], names, shift=0.06 * (number - 2.5), marker=MARKERS[number], markersize=5, capsize=2,
                   linestyle="-" if variant in ("float32", "exact") else ":", color=sns.color_palette("colorblind")[number], label=text)  # fmt: skip
         _places(axes, names)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
@@ -498,6 +512,8 @@ def ablations(table: pd.DataFrame) -> Figure:
             errors = [np.nan_to_num(part.clip(min=0)) for part in (value - low, high - value)]
             axes.errorbar(value, places - 0.16 * number, xerr=errors, linestyle="none", marker=MARKERS[number], markersize=6, capsize=3,
                           color=COLOURS[2 * number], label=text)  # fmt: skip
+            page.mark(axes, value, places - 0.16 * number, _rows(rows, (column, f"{column}_low", f"{column}_high"), series=text,
+                      network=rows["what"].to_numpy(), T=rows["temperature"].to_numpy()))  # fmt: skip
         names = [w.split(" (")[0] + ("" if t == "none" else f", T = {t}") for w, t in zip(rows["what"], rows["temperature"], strict=True)]
         axes.set_yticks(places, names)
         axes.set(title=comparison.title(str(dataset)), xlim=(-4, 104), xlabel="success within 112 features (%)")
@@ -585,14 +601,14 @@ def split_text(table: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def split_short(table: pd.DataFrame) -> pd.DataFrame:
-    """`analysis.split_table` with a row a network and a column an arithmetic: success with its interval."""
+def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> pd.DataFrame:
+    """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval."""
     own = table[table["role"].isin(comparison.USED)]
     text = [metrics.interval_text(*v) for v in zip(own["ours"], own["low"], own["high"], strict=True)]
     wide = own.assign(text=text).pivot_table(
         index=["profile", "dataset", "temperature", "images"], columns="variant", values="text", aggfunc="first", sort=False
     )
-    wide = wide.reindex(columns=[variant for variant in analysis.VARIANTS if variant in wide]).fillna("–").reset_index()
+    wide = wide.reindex(columns=[variant for variant in shown if variant in wide]).fillna("–").reset_index()
     wide["profile"] = [RECIPES.get(p, p) for p in wide["profile"]]
     wide["dataset"] = [comparison.title(d) for d in wide["dataset"]]
     wide = wide.rename(columns={"profile": "training", "dataset": "data set", "temperature": "T", **SHORT})
