@@ -35,9 +35,11 @@ replicate: setup
 	$(BIN)/distill run --profile quick --store $(STORE)
 	$(BIN)/python book/build.py --profile quick --store $(abspath $(STORE))
 
+test site-test: export DISTILL_STORE = $(abspath _build/none)
+test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest
-	DISTILL_STORE=$(abspath _build/none) $(BIN)/python -m pytest --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
+	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
 	$(MAKE) site-test
 
 site-test: setup
@@ -58,7 +60,9 @@ paper: setup
 bench: setup
 	$(BIN)/python benchmarks/run.py
 
-fault-test: setup
+fault-test site-test: export DISTILL_STORE = $(abspath _build/none)
+test: export OMP_NUM_THREADS = 1
+test: setup
 	$(BIN)/python tests/faults.py
 
 licences: setup
