@@ -261,7 +261,7 @@ def _ablations(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     changes: dict[str, dict[str, Any]] = {
         "warm": {"start": {"temperature": 1.0, "epochs": 1.0}},  # Carlini & Wagner 2017, section IV
         "sgd": {"recipe": short},  # the paper's optimiser for a few epochs, against which the next is to be held
-        "rate": {"recipe": {**short, "learning_rate": 0.1 * temperature * short["learning_rate"] / 0.1}},
+        "rate": {"recipe": {**short, "learning_rate": 0.1 * temperature * short["learning_rate"]}},
     }
     runs: list[Config] = []
     for name, change in changes.items():

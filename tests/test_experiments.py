@@ -248,7 +248,7 @@ def test_ablations_change_one_thing_each(context):
     recipes = {role: run["recipe"] for role, run in by_role.items()}
     assert recipes["warm student"] == recipes["student"] and by_role["warm student"]["start"] == {"temperature": 1.0, "epochs": 1.0}
     changed = {name for name in recipes["sgd student"] if recipes["rate student"][name] != recipes["sgd student"][name]}
-    assert changed == {"learning_rate"} and recipes["rate student"]["learning_rate"] == pytest.approx(0.1 * 20 * 0.1 / 0.1)
+    assert changed == {"learning_rate"} and recipes["rate student"]["learning_rate"] == pytest.approx(0.1 * 20 * 0.1)
     scaled = [run for run in runs if run["kind"] == "attack" and run["attack_temperature"] < 1]
     assert [(run["role"], run["attack_temperature"]) for run in scaled] == [("plain", 1 / 20)]
     warm = [run for run in runs if run["role"].startswith("warm") and run["kind"] == "model"]
