@@ -1,4 +1,4 @@
-"""Write THIRD_PARTY.md: every package of requirements.txt and the licence that its own metadata names."""
+"""Write THIRD_PARTY.md: every package of requirements.txt and requirements-attacks.txt and the licence that its own metadata names."""
 
 import importlib.metadata
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Third-party packages
 
-What `requirements.txt` installs, none of it part of this repository, and the licence that each package's own metadata names. Made by `make licences`.
+What `requirements.txt` and `requirements-attacks.txt` install, none of it part of this repository, and the licence that each package's own metadata names. Made by `make licences`.
 
 | package | licence |
 |---|---|
@@ -30,7 +30,8 @@ def licence(name: str) -> str:
 
 def main() -> None:
     """Run as a script."""
-    names = re.findall(r"^([A-Za-z0-9_.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    text = "".join((ROOT / name).read_text() for name in ("requirements.txt", "requirements-attacks.txt"))
+    names = sorted(re.findall(r"^([A-Za-z0-9_.-]+)==", text, re.MULTILINE), key=str.lower)
     rows = [f"| {name} | {licence(name).replace('|', '/')} |" for name in dict.fromkeys(names)]
     (ROOT / "THIRD_PARTY.md").write_text(HEAD + "\n".join(rows) + "\n")
 
