@@ -200,6 +200,21 @@ def _both(paper: Estimate | None, ours: Estimate | None) -> dict[str, float]:
     return {"paper": p.value, "paper_low": p.low, "paper_high": p.high, "ours": o.value, "low": o.low, "high": o.high}
 
 
+def fullest(table: pd.DataFrame) -> dict[str, str]:
+    """For each data set the profile to draw as one line: that with the most temperatures, and of equals the paper's recipe.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With columns ``dataset``, ``profile`` and ``temperature``.
+    """
+    found: dict[str, str] = {}
+    for dataset, rows in table.groupby("dataset", sort=False):
+        counts = rows.groupby("profile", sort=False)["temperature"].nunique()
+        found[str(dataset)] = max(counts.index, key=lambda name: (counts[name], name == "paper"))
+    return found
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Labels of temperatures as the paper orders them: "none", then rising."""
     return sorted(names, key=lambda name: -1.0 if name == "none" else float(name))

@@ -135,3 +135,11 @@ def test_figures_and_texts_show_what_the_tables_hold():
     assert metrics.interval_text(-0.001, -1.23, 0.5, 1, True) == "+0.0\xa0[\N{MINUS SIGN}1.2,\xa0+0.5]"
     assert metrics.interval_text(0.26, math.nan, math.nan, 2) == "0.26\xa0[–]"
     assert "100.0%" in figures.status_text(rows)["ZERO_GRADIENT"].tolist()
+
+
+def test_the_line_drawn_is_of_the_profile_with_the_most_temperatures():
+    table = pd.DataFrame(
+        [("mnist", "paper", "none"), ("mnist", "paper", "100"), ("mnist", "quick", "none"), ("mnist", "quick", "100"), ("mnist", "quick", "20"),
+         ("cifar10", "quick", "none"), ("cifar10", "paper", "none")], columns=["dataset", "profile", "temperature"])  # fmt: skip
+    assert comparison.fullest(table) == {"mnist": "quick", "cifar10": "paper"}
+    assert comparison.fullest(table[:0]) == {}
