@@ -27,6 +27,21 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 Config = dict[str, Any]
 
 
+SECONDS = (
+    "train",
+    "attack",
+    "split",
+    "product",
+    "teachers",
+    "invariance",
+    "gallery",
+    "neighbours",
+    "predictions",
+    "sensitivity",
+    "smoothing",
+)
+
+
 @dataclass(frozen=True)
 class Profile:
     """How much is computed: a recipe, temperatures for each data set, and how many test images are attacked and measured."""
@@ -42,7 +57,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2),
+        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2, SECONDS),
         Profile("quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50, 20, ("train", "attack", "gallery")),
         Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000, 100),
         Profile("table2", "table2", {"cifar10": ("none", 20, 100)}, 1000, 100),  # the letter of Table II, which section V-A contradicts
