@@ -60,9 +60,7 @@ paper: setup
 bench: setup
 	$(BIN)/python benchmarks/run.py
 
-fault-test site-test: export DISTILL_STORE = $(abspath _build/none)
-test: export OMP_NUM_THREADS = 1
-test: setup
+fault-test: setup
 	$(BIN)/python tests/faults.py
 
 licences: setup

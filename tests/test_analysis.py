@@ -53,7 +53,7 @@ def test_a_line_has_a_gap_where_nothing_was_measured():
     (axes,) = figures.headline(table).axes
     drawn = {line.get_label(): line for line in axes.containers}
     assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "20", "100"]
-    float32, exact = (drawn[name].lines[0].get_ydata() for name in ("ours, float32 as in the paper", "ours, exact arithmetic"))
+    float32, exact = (drawn[name].lines[0].get_ydata() for name in ("ours, gradients in float32", "ours, exact arithmetic"))
     assert np.array_equal(float32, [100, np.nan, 0], equal_nan=True) and np.array_equal(exact, [100, 100, np.nan], equal_nan=True)
     paper = next(line for line in axes.lines if line.get_label() == "paper")
     assert paper.get_ydata().tolist() == [95.89, 1.34, 0.45]

@@ -252,7 +252,7 @@ class _Rule:
     value: float
     per_step: int
     sign: int
-    product: bool
+    product: bool = False
 
 
 @dataclass
