@@ -45,12 +45,10 @@ def duration(seconds: float) -> str:
 
 
 def of_stage(profile: str, dataset: str, stage: str, temperatures: Sequence[object] | None = None, *, seed: int = 0) -> list[Config]:
-    """The runs that a stage adds to the trainings of a profile; of the stage "train", those."""
-    networks = plans.plan(profile, dataset, temperatures, seeds=[seed], stages=["train"])
-    if stage == "train":
-        return networks
-    trained = set(map(records.key, networks))
-    return [run for run in plans.plan(profile, dataset, temperatures, seeds=[seed], stages=[stage]) if records.key(run) not in trained]
+    """The runs that a stage adds to those of the stages before it."""
+    before = list(plans.STAGES)[: list(plans.STAGES).index(stage)]
+    there = set(map(records.key, plans.plan(profile, dataset, temperatures, seeds=[seed], stages=before))) if before else set()
+    return [run for run in plans.plan(profile, dataset, temperatures, seeds=[seed], stages=[stage]) if records.key(run) not in there]
 
 
 def runs(store: str | Path | None = None) -> pd.DataFrame:

@@ -178,7 +178,11 @@ def show(figure: Figure, *, name: str, caption: str, alt: str, data: pd.DataFram
         display(picture, metadata={"image/png": {"alt": alt}}, raw=True)
         display({"text/html": f'<figure class="drawn" id="{name}">{below}</figure>', "text/plain": f"<{name}: caption>"}, raw=True)
     else:
-        display({"text/html": f'<figure class="drawn" id="{name}"><div>{drawing}</div>{below}</figure>', **picture}, raw=True)
+        display(
+            {"text/html": f'<figure class="drawn" id="{name}"><div>{drawing}</div>{below}</figure>', **picture},
+            metadata={"image/png": {"alt": alt}},
+            raw=True,
+        )
 
 
 def ends(rows: pd.DataFrame, *, most: int = 14) -> str:

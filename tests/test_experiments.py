@@ -80,7 +80,7 @@ def test_stages_record_what_their_configurations_say(context, monkeypatch):
         return jsma(*args, **options)
 
     monkeypatch.setattr(experiments, "jsma", watched)
-    stages = ["attack", "split", "invariance", "gallery", "neighbours", "predictions", "sensitivity", "smoothing"]
+    stages = ["attack", "split", "product", "invariance", "gallery", "neighbours", "predictions", "sensitivity", "smoothing"]
     runs = plans.plan("smoke", "mnist-5k", ["none"], stages=stages)
     assert experiments.ensure(runs, context) == []
     tables = {records.key(run): records.find(run, [context.store]).table() for run in runs}
