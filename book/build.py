@@ -22,6 +22,7 @@ from pathlib import Path
 
 import card
 import commands
+import flags
 import live
 import nbformat
 import papermill
@@ -135,7 +136,8 @@ def main() -> None:
         with unittest.mock.patch.dict(os.environ, {"DISTILL_STORE": str(ROOT / "_build" / "none")}):  # a person's own runs stay out of what is committed
             for path in chapters(root):
                 execute(path)
-        commands.PAGE.write_text(commands.page())
+        for made in (commands, flags):
+            made.PAGE.write_text(made.page())
         picture(root / "book" / "index.ipynb", ROOT / "results" / "success.png")
         card.draw(ROOT / "_static" / "card.png")
         try:

@@ -154,7 +154,7 @@ def flags_text(diagnoses: pd.DataFrame) -> pd.DataFrame:
         "data set": [comparison.title(d) for d in diagnoses["dataset"]],
         "T": [comparison.label(r, t) for r, t in zip(diagnoses["role"], diagnoses["temperature"], strict=True)],
         "logits divided by": [f"{v:g}" for v in diagnoses["attack_temperature"]],
-        "flag": [f'<a href="warnings.html#{f.lower()}">{f}</a>' if f in checks.EXPLANATIONS else "none" for f in diagnoses["flag"]],
+        "flag": [f'<a href="warnings.html#{f.lower().replace("_", "-")}">{f}</a>' if f in checks.EXPLANATIONS else "none" for f in diagnoses["flag"]],
         "what was seen": diagnoses["message"],
         "images": diagnoses["images"],
     })  # fmt: skip

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill import cli
+from distill import checks, cli
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/api.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/api.md", "book/warnings.md"])
 def test_python_examples_run(page, data_root, monkeypatch, capsys):
     monkeypatch.setenv("DISTILL_DATA", str(data_root))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
@@ -60,6 +60,15 @@ def test_the_page_of_the_command_line_is_what_the_command_says(monkeypatch):
     for name, command in subcommands.choices.items():
         flags = r"(?<![\w-])--[a-z-]+"
         assert set(re.findall(flags, sections[name])) == set(re.findall(flags, command.format_help())) - {"--help"}
+
+
+def test_the_page_of_warnings_explains_every_flag(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    import flags
+
+    page = (ROOT / "book" / "warnings.md").read_text()
+    assert page == flags.page(), "python book/flags.py writes it anew"
+    assert re.findall(r"^## ([A-Z_]+)$", page, re.MULTILINE) == list(checks.EXPLANATIONS)
 
 
 def test_every_glossary_word_is_used_and_every_used_word_is_there():
