@@ -43,7 +43,7 @@ test: setup
 	$(MAKE) site-test
 
 site-test: setup
-	$(BIN)/python -m pytest tests/site
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/site
 
 link-check: setup
 	$(BIN)/python book/build.py --links

@@ -8,11 +8,11 @@ import pytest
 from playwright.sync_api import Error, sync_playwright
 
 INSTALLED = ("chromium", "chromium-browser", "google-chrome")
-UNTESTED = pytest.StashKey[str]()
+NONE = "no browser: "
 
 
 @pytest.fixture(scope="session")
-def browser(pytestconfig):
+def browser():
     with sync_playwright() as started:
         program = next(filter(None, map(shutil.which, INSTALLED)), started.chromium.executable_path)
         try:
@@ -22,15 +22,15 @@ def browser(pytestconfig):
         except Error as error:
             reason = str(error).splitlines()[0]
             if os.environ.get("BOOK_BROWSER") == "required":
-                pytest.fail(f"no browser: {reason}")
-            pytestconfig.stash[UNTESTED] = reason
-            pytest.skip(f"no browser: {reason}")
+                pytest.fail(NONE + reason)
+            pytest.skip(NONE + reason)
         yield launched
         launched.close()
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    if reason := config.stash.get(UNTESTED, None):
+def pytest_terminal_summary(terminalreporter):
+    skipped = (report.longrepr[2] for report in terminalreporter.getreports("skipped"))
+    if reason := next((why.partition(NONE)[2] for why in skipped if NONE in why), ""):
         terminalreporter.write_line(
             f"The site was NOT tested in a browser ({reason}). To get one: apt-get install chromium, or .venv/bin/playwright install chromium."
         )

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from browsing import serve
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 HTML = ROOT / "_build" / "html"
@@ -46,8 +47,10 @@ def site(browser):
         path for folder in ("_static", "book", "distill") for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc" and path.is_file()
     ]
     built = HTML / "searchindex.js"
-    if not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-        subprocess.run([sys.executable, ROOT / "book" / "build.py"], check=True)
+    HTML.parent.mkdir(exist_ok=True)
+    with FileLock(HTML.parent / "html.lock"):  # processes of pytest-xdist build it once
+        if not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+            subprocess.run([sys.executable, ROOT / "book" / "build.py"], check=True)
     SHOTS.mkdir(exist_ok=True)
     with serve(HTML) as url:
         yield url
