@@ -1,5 +1,6 @@
 """Tables of published attacks, on rows whose answers can be counted by hand; and the stages that make the rows."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -99,7 +100,8 @@ def test_the_stages_record_every_attack_of_the_suite(tmp_path, data_root, monkey
     monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), training.Recipe("smoke", 1, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64))
     monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
     monkeypatch.setenv("DISTILL_DATA", str(data_root))
-    monkeypatch.setattr(plans, "SUITE", ("fgsm", "fmn_linf", "transfer", "random"))
+    suite = ("fgsm", "apgd_dlr", "fmn_linf", "fmn_l0", "transfer", "random")
+    monkeypatch.setitem(plans.PROFILES, "smoke", dataclasses.replace(plans.profile("smoke"), suite=suite))
     monkeypatch.setattr(plans, "MINIMAL", ("fmn_l0",))
     for name, spec in ATTACKS.items():
         monkeypatch.setitem(ATTACKS, name, spec._replace(steps=min(spec.steps, 10)))
@@ -110,9 +112,9 @@ def test_the_stages_record_every_attack_of_the_suite(tmp_path, data_root, monkey
     assert experiments.ensure(runs, context) == []
     tables = [(run, records.find(run, [context.store]).table()) for run in runs if run["kind"] in ("attack", "diagnosis")]
     (_, untargeted), (_, diagnosis), (_, targeted) = tables
-    assert untargeted["attack"].unique().tolist() == ["fgsm", "fmn_linf", "transfer", "random", "apgd_dlr", "fmn_l0", "random_features"]
+    assert untargeted["attack"].unique().tolist() == [*suite, "random_features"]
     assert set(untargeted.loc[untargeted["attack"] == "fgsm", "attack_temperature"]) == {1.0, 20.0}
-    assert set(untargeted.loc[untargeted["attack"] == "apgd_dlr", "steps"]) == {20}
+    assert set(untargeted.loc[untargeted["attack"] == "apgd_dlr", "steps"]) == {10, 20}
     bounded = untargeted[untargeted["radius"].notna()]
     assert set(bounded["radius"]) == {0.3} and (bounded["linf"] <= 0.3 + 1e-6).all()
     wrong = untargeted["label"] != untargeted["source"]
@@ -120,5 +122,5 @@ def test_the_stages_record_every_attack_of_the_suite(tmp_path, data_root, monkey
     own = untargeted[(untargeted["attack"] == "random_features") & ~wrong]
     assert (own["features_changed"] <= plans.MAX_FEATURES).all() and (own["features_changed"] > 0).all()
     assert len(targeted) == 18 and (targeted["target"] != targeted["source"]).all() and set(targeted["draw"]) == {soundness.TARGETED}
-    assert len(soundness.attack_table(untargeted)) == 8 and len(soundness.distances(targeted)) in (0, 3)
+    assert len(soundness.attack_table(untargeted)) == 10 and len(soundness.distances(targeted)) in (0, 3)
     assert set(diagnosis["attack_temperature"]) == {1.0, 20.0} and (diagnosis["images"] == 10).all()
