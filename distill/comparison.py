@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -27,19 +28,20 @@ def _reported() -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name("reported.csv"), keep_default_na=False)
 
 
-def reported(figure: str, dataset: str, quantity: str | None = None) -> dict[str, float]:
+@functools.cache
+def reported(figure: str, dataset: str, quantity: str | None = None) -> Mapping[str, float]:
     """The paper's values of a figure or of its text, by temperature ("none", "1", ...).
 
     Returns
     -------
-    dict of str to float
+    Mapping of str to float
         In the unit of ``reported.csv``; empty where the paper has none.
     """
     table = _reported()
     rows = table[(table["figure"] == figure) & (table["dataset"] == dataset)]
     if quantity is not None:
         rows = rows[rows["quantity"] == quantity]
-    return {str(t): float(v) for t, v in zip(rows["temperature"], rows["value"], strict=True)}
+    return MappingProxyType({str(t): float(v) for t, v in zip(rows["temperature"], rows["value"], strict=True)})
 
 
 def reading_error(figure: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -91,7 +91,7 @@ def _panels(table: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     return figure, list(panels[0])
 
 
-def _compare(axes: Axes, rows: pd.DataFrame, said: dict[str, float]) -> None:
+def _compare(axes: Axes, rows: pd.DataFrame, said: Mapping[str, float]) -> None:
     """Paper's values and ours at the same places, one place a temperature and one line a profile."""
     profiles = list(rows["profile"].unique())
     names = comparison.in_order(set(rows["temperature"]) | (set(said) if len(profiles) > 1 else set()))
@@ -102,7 +102,7 @@ def _compare(axes: Axes, rows: pd.DataFrame, said: dict[str, float]) -> None:
     _places(axes, names)
 
 
-def _paper(axes: Axes, said: dict[str, float], names: list[str], *, shift: float = 0.0) -> None:
+def _paper(axes: Axes, said: Mapping[str, float], names: list[str], *, shift: float = 0.0) -> None:
     """The paper's values, at the temperatures for which it has one."""
     there = [name for name in names if name in said]
     places, values = [names.index(name) + shift for name in there], [said[name] for name in there]

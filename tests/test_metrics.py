@@ -44,6 +44,19 @@ def test_coverage_of_the_cluster_bootstrap():
     assert stats.binomtest(hits, 200, 0.94).pvalue > 0.001
 
 
+def test_many_clusters_have_the_interval_that_the_bootstrap_approaches(monkeypatch):
+    generator = np.random.default_rng(2)
+    sizes = generator.integers(1, 9, 1500)
+    image = np.repeat(np.arange(1500), sizes)
+    values = np.repeat(generator.random(1500), sizes) + generator.random(len(image))
+    normal = metrics.clustered_mean(values, image)
+    monkeypatch.setattr(metrics, "MANY", 10**9)
+    bootstrap = metrics.clustered_mean(values, image)
+    assert normal != bootstrap and normal.value == bootstrap.value
+    assert normal.high - normal.low == pytest.approx(bootstrap.high - bootstrap.low, rel=0.08)
+    assert (normal.high + normal.low) / 2 == pytest.approx(normal.value)
+
+
 def test_no_spread_falls_to_wilson_over_images():
     none = metrics.clustered_mean(np.zeros(90), np.repeat(np.arange(10), 9))
     assert none.low == 0 and none.high == pytest.approx(metrics.accuracy(0, 10).high)
