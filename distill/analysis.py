@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -102,6 +102,63 @@ def split_table(attacks: pd.DataFrame, *, budget: int = MAX_FEATURES) -> pd.Data
             "unlimited": 100 * group["success"].mean() if unlimited else np.nan, "record": group["record"].iloc[0],
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def distance_from_paper(table: pd.DataFrame) -> pd.DataFrame:
+    """How far our success rates lie from Figure 7's on average, over the distilled networks at the temperatures that the paper has.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `split_table`, of one profile a data set.
+
+    Returns
+    -------
+    DataFrame
+        ``dataset``, ``variant``, ``distance`` (mean absolute difference, points) and ``temperatures`` (how many: those at
+        which every variant of the data set was measured).
+    """
+    rows = []
+    for dataset, group in table[table["role"] == "student"].groupby("dataset", sort=False):
+        said = pd.Series(comparison.reported("fig7", str(dataset)), dtype=float)
+        wide = group.pivot_table(index="temperature", columns="variant", values="ours", sort=False)
+        wide = wide[wide.index.isin(said.index)].dropna()
+        away = wide.sub(said.reindex(wide.index), axis=0).abs().mean() if len(wide) else pd.Series(dtype=float)
+        rows += [{"dataset": dataset, "variant": name, "distance": value, "temperatures": len(wide)} for name, value in away.items()]
+    return pd.DataFrame(rows, columns=["dataset", "variant", "distance", "temperatures"])
+
+
+def seed_table(rows: pd.DataFrame, table: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """How far networks lie apart that differ in nothing but the seed, beside the interval that one of them has.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of several seeds; what was measured with one alone is left out.
+    table : callable
+        Makes ``ours``, ``low`` and ``high`` of the rows of one seed: `split_table` or `comparison.accuracy_table`.
+
+    Returns
+    -------
+    DataFrame
+        ``profile``, ``dataset``, ``temperature`` and, of the split, ``variant``; ``seeds`` and ``each`` (lists: the value of
+        each seed), ``least``, ``most`` and ``deviation`` (standard deviation over the seeds), ``error`` (mean standard
+        error over images within a seed: a 3.92th of its interval), ``images``, ``records`` (list).
+    """
+    tables = [table(own).assign(seed=seed) for seed, own in (rows.groupby("seed") if len(rows) else ())]
+    every = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if "role" in every:
+        every = every[every["role"].isin(comparison.USED)]
+    keys = ["profile", "dataset", "temperature", *(["variant"] if "variant" in every else [])]
+    out = []
+    for key, group in every.dropna(subset="ours").groupby(keys, sort=False) if len(every) else ():
+        if len(group) > 1:
+            out.append({
+                **dict(zip(keys, key, strict=True)), "seeds": group["seed"].tolist(), "each": group["ours"].tolist(),
+                "least": group["ours"].min(), "most": group["ours"].max(), "deviation": group["ours"].std(),
+                "error": ((group["high"] - group["low"]) / 3.92).mean(), "images": group["images"].iloc[0], "records": group["record"].tolist(),
+            })  # fmt: skip
+    return pd.DataFrame(out)
 
 
 def budget_curve(attacks: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:

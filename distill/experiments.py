@@ -430,7 +430,7 @@ RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {
 
 def results(
     profile_name: str, datasets: Sequence[str] | str | None = None, temperatures: Sequence[object] | str | None = None, *,
-    seed: int = 0, store: str | Path | None = None, stages: Sequence[str] = ("train", "attack"), progress: bool = False,
+    seed: int | Sequence[int] = 0, store: str | Path | None = None, stages: Sequence[str] = ("train", "attack"), progress: bool = False,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """What a chapter draws: the rows of every run asked for, by kind; runs that have no record are computed first.
 
@@ -443,7 +443,7 @@ def results(
         nothing is computed.
     datasets, temperatures, seed, stages
         See `plan`; without data sets or temperatures the profile's own. The plain network, with which everything
-        is compared, is always among them.
+        is compared, is always among them. Several seeds are several networks each.
     store : path, optional
         See `Context.new`.
 
@@ -462,14 +462,15 @@ def results(
     if wanted is not None:
         wanted = ["none", *(t for t in parse_temperatures(wanted) if t != "none")]
     published = profile_name == PUBLISHED
+    seeds = [seed] if isinstance(seed, int) else list(seed)
     names = listed(datasets) or list(profile("paper" if published else profile_name).temperatures)
     tables: dict[str, list[pd.DataFrame]] = {}
     for one in ("paper", "quick") if published else (profile_name,):
         for dataset in names:
-            runs = plan(one, str(dataset), wanted or (TEMPERATURES if published else None), seeds=[seed], stages=stages)
+            runs = plan(one, str(dataset), wanted or (TEMPERATURES if published else None), seeds=seeds, stages=stages)
             computed = profile(one).computes
             needed = [stage for stage in stages if computed is None or stage in computed]
-            failures = [] if published else ensure(plan(one, str(dataset), wanted, seeds=[seed], stages=needed), context)
+            failures = [] if published else ensure(plan(one, str(dataset), wanted, seeds=seeds, stages=needed), context)
             if failures:
                 raise RunError("; ".join(failures))
             for config in runs:

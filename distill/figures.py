@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,13 +14,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distill import analysis, comparison, metrics, page
+from distill.drawing import (
+    COLOURS,
+    MARKERS,
+    OURS,
+    OURS_COLUMNS,
+    RECIPES,
+    bars,
+    interval_line,
+    legend_below,
+    panels_of,
+    paper_line,
+    points,
+    start,
+    temperature_axis,
+)
 from distill.plans import MAX_FEATURES
 
-OURS, PAPER = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[1]
-COLOURS = [OURS, *sns.color_palette("colorblind")[2:]]
-MARKERS = "osv^PXdh*<"
-OURS_COLUMNS = ("ours", "low", "high")
-RECIPES = {"paper": "the paper's recipe", "quick": "short training", "smoke": "smoke test"}
 SHORT = {
     "float32": "float32",
     "flush": "float32, flushed",
@@ -40,11 +49,6 @@ READINGS = {
 }
 
 
-def _style() -> None:
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font="DejaVu Sans")  # which comes with matplotlib
-    mpl.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True, "axes.titleweight": "bold"})
-
-
 def success(table: pd.DataFrame) -> Figure:
     """Figure 7: success rate of the attack against temperature.
 
@@ -53,7 +57,7 @@ def success(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `comparison.success_table`.
     """
-    figure, panels = _panels(table)
+    figure, panels = panels_of(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         _compare(axes, rows, comparison.reported("fig7", str(dataset)))
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
@@ -71,7 +75,7 @@ def accuracy(table: pd.DataFrame) -> Figure:
         Of `comparison.accuracy_table`.
     """
     table = table[table["temperature"] != "none"]
-    figure, panels = _panels(table)
+    figure, panels = panels_of(table)
     if table.empty:
         panels[0].set_title("no distilled network among these temperatures")
         return figure
@@ -84,54 +88,15 @@ def accuracy(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panels(table: pd.DataFrame) -> tuple[Figure, list[Axes]]:
-    _style()
-    count = max(1, table["dataset"].nunique())
-    figure, panels = plt.subplots(1, count, figsize=(4.9 * count if count > 1 else 6, 3.9), squeeze=False)
-    return figure, list(panels[0])
-
-
 def _compare(axes: Axes, rows: pd.DataFrame, said: Mapping[str, float]) -> None:
     """Paper's values and ours at the same places, one place a temperature and one line a profile."""
     profiles = list(rows["profile"].unique())
     names = comparison.in_order(set(rows["temperature"]) | (set(said) if len(profiles) > 1 else set()))
-    _paper(axes, said, names, shift=-0.12)
+    paper_line(axes, said, names, shift=-0.12)
     for number, profile in enumerate(profiles):
-        _line(axes, rows[rows["profile"] == profile], names, shift=0.12 * number, marker=MARKERS[number], color=COLOURS[number],
+        interval_line(axes, rows[rows["profile"] == profile], names, shift=0.12 * number, marker=MARKERS[number], color=COLOURS[number],
               label=f"ours, {RECIPES.get(profile, profile)}")  # fmt: skip
-    _places(axes, names)
-
-
-def _paper(axes: Axes, said: Mapping[str, float], names: list[str], *, shift: float = 0.0) -> None:
-    """The paper's values, at the temperatures for which it has one."""
-    there = [name for name in names if name in said]
-    places, values = [names.index(name) + shift for name in there], [said[name] for name in there]
-    axes.plot(places, values, marker="D", markersize=6, markerfacecolor="none", linestyle="--", linewidth=1.2, color=PAPER, label="paper")
-    page.mark(axes, places, values, [{"series": "paper", "T": name, "value": said[name]} for name in there])
-
-
-def _line(axes: Axes, rows: pd.DataFrame, names: list[str], *, shift: float = 0.0, columns: tuple[str, str, str] = OURS_COLUMNS, **style: Any) -> None:  # fmt: skip
-    """Values with their intervals, one row a temperature; where nothing was measured the line has a gap."""
-    own = rows.set_index("temperature").reindex(names)
-    value, low, high = (own[column].to_numpy(float) for column in columns)
-    errors = [np.nan_to_num(part.clip(min=0), posinf=0.0) for part in (value - low, high - value)]
-    axes.errorbar(np.arange(len(names)) + shift, value, yerr=errors, **{"markersize": 6, "capsize": 3, "linewidth": 1.6, **style})
-    page.mark(axes, np.arange(len(names)) + shift, value, _rows(own, columns, series=style["label"], T=names))
-
-
-def _rows(own: pd.DataFrame, columns: tuple[str, str, str], **what: Any) -> list[dict[str, Any]]:
-    """Rows for `page.mark`: what each is of, its value and interval, how many attacks and images it stands on, and its record."""
-    counts = [name for name in ("attacks", "images", "record") if name in own]
-    given = own[[*columns, *counts]].set_axis(["value", "low", "high", *counts], axis=1)
-    return [{**of, **row} for of, row in zip(pd.DataFrame(what, index=own.index).to_dict("records"), given.to_dict("records"), strict=True)]
-
-
-def _places(axes: Axes, names: list[str]) -> None:
-    """One place on the axis for each temperature."""
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_xlabel("distillation temperature T")
-    axes.grid(axis="x", visible=False)
+    temperature_axis(axes, names)
 
 
 HEADLINE = {
@@ -157,16 +122,16 @@ def headline(table: pd.DataFrame, own: dict[str, tuple[str, Any]] = HEADLINE) ->
         Of the variants shown: label and colour.
     """
     table = table[table["role"].isin(comparison.USED)]
-    figure, panels = _panels(table)
+    figure, panels = panels_of(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(set(rows["temperature"]))
-        _paper(axes, comparison.reported("fig7", str(dataset)), names)
+        paper_line(axes, comparison.reported("fig7", str(dataset)), names)
         for number, (variant, (text, colour)) in enumerate(own.items()):
-            _line(axes, rows[rows["variant"] == variant], names, marker=MARKERS[number], color=colour, label=text)
-        _places(axes, names)
+            interval_line(axes, rows[rows["variant"] == variant], names, marker=MARKERS[number], color=colour, label=text)
+        temperature_axis(axes, names)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
     panels[0].set_ylabel("JSMA success rate (%)")
-    _legend_below(figure, panels[0], columns=2)
+    legend_below(figure, panels[0], columns=2)
     return figure
 
 
@@ -179,16 +144,16 @@ def split(table: pd.DataFrame) -> Figure:
         Of `analysis.split_table`, of one profile a data set.
     """
     table = table[table["role"].isin(comparison.USED)]
-    figure, panels = _panels(table)
+    figure, panels = panels_of(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(rows["temperature"].unique())
         for number, (variant, text) in enumerate((name, analysis.VARIANTS[name]) for name in analysis.SPLIT):
-            _line(axes, rows[rows["variant"] == variant], names, shift=0.06 * (number - 2.5), marker=MARKERS[number], markersize=5, capsize=2,
+            interval_line(axes, rows[rows["variant"] == variant], names, shift=0.06 * (number - 2.5), marker=MARKERS[number], markersize=5, capsize=2,
                   linestyle="-" if variant in ("float32", "exact") else ":", color=sns.color_palette("colorblind")[number], label=text)  # fmt: skip
-        _places(axes, names)
+        temperature_axis(axes, names)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
     panels[0].set_ylabel(f"success within {MAX_FEATURES} features (%)")
-    _legend_below(figure, panels[0], columns=2)
+    legend_below(figure, panels[0], columns=2)
     return figure
 
 
@@ -200,20 +165,20 @@ def robustness(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.robustness_table`, of one profile a data set.
     """
-    figure, panels = _panels(table)
+    figure, panels = panels_of(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(rows["temperature"].unique())
-        _paper(axes, comparison.reported("fig10", str(dataset), "robustness"), names, shift=-0.1)
+        paper_line(axes, comparison.reported("fig10", str(dataset), "robustness"), names, shift=-0.1)
         for number, (reading, text) in enumerate(READINGS.items()):
-            _line(axes, rows[rows["reading"] == reading], names, shift=0.08 * number, marker=MARKERS[number], markersize=5, capsize=2,
+            interval_line(axes, rows[rows["reading"] == reading], names, shift=0.08 * number, marker=MARKERS[number], markersize=5, capsize=2,
                   linestyle="-" if reading in ("capped", "exact") else ":", color=COLOURS[number], label=text)  # fmt: skip
         cap = 100 * MAX_FEATURES / analysis.features_of(str(dataset))
         axes.axhline(cap, color="0.35", linewidth=1)
         axes.text(0.01, cap, "budget", transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
-        _places(axes, names)
+        temperature_axis(axes, names)
         axes.set(title=comparison.title(str(dataset)), ylim=(0, 1.12 * cap))
     panels[0].set_ylabel("features to be changed (%)")
-    _legend_below(figure, panels[0], columns=2)
+    legend_below(figure, panels[0], columns=2)
     return figure
 
 
@@ -226,7 +191,7 @@ def invariance(table: pd.DataFrame) -> Figure:
         Of `analysis.invariance_table`, of one profile a data set.
     """
     names = comparison.in_order(table["temperature"].unique())
-    figure, panels = _panels(table)
+    figure, panels = panels_of(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         for name in comparison.in_order(rows["temperature"].unique()):
             number = names.index(name)  # one colour a network in all panels
@@ -236,11 +201,11 @@ def invariance(table: pd.DataFrame) -> Figure:
                       label="undefended" if name == "none" else f"T = {name}")  # fmt: skip
             axes.fill_between(own["attack_temperature"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0)
             page.mark(axes, own["attack_temperature"], own["ours"],
-                      _rows(own, OURS_COLUMNS, **{"T": name, "T'": own["attack_temperature"].map("{:g}".format)}))  # fmt: skip
+                      points(own, OURS_COLUMNS, **{"T": name, "T'": own["attack_temperature"].map("{:g}".format)}))  # fmt: skip
         axes.axvline(1, color="0.35", linewidth=1)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xscale="log", xlabel="logits divided by T'")
     panels[0].set_ylabel("JSMA success rate (%)")
-    _legend_below(figure, panels[0], columns=5)
+    legend_below(figure, panels[0], columns=5)
     return figure
 
 
@@ -254,14 +219,14 @@ def budget_curves(curves: dict[str, pd.DataFrame], *, mark: int = MAX_FEATURES) 
     mark : int
         The budget to mark.
     """
-    _style()
+    start()
     figure, axes = plt.subplots(figsize=(6.4, 3.9))
     for number, (text, curve) in enumerate(curves.items()):
         colour = sns.color_palette("colorblind")[number % 10]
         axes.plot(curve["budget"], curve["ours"], color=colour, label=text)
         axes.fill_between(curve["budget"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
         page.mark(
-            axes, curve["budget"], curve["ours"], _rows(curve, OURS_COLUMNS, series=text, budget=curve["budget"].astype(str) + " features")
+            axes, curve["budget"], curve["ours"], points(curve, OURS_COLUMNS, series=text, budget=curve["budget"].astype(str) + " features")
         )
     axes.axvline(mark, color="0.35", linewidth=1)
     axes.set(ylim=(-4, 104), xlabel="features that may be changed", ylabel="success of the exact attack (%)")
@@ -281,7 +246,7 @@ def pictures(rows: pd.DataFrame, value: float, *, columns: int = 10) -> Figure:
     columns : int
         Pictures a line.
     """
-    _style()
+    start()
     lines = -(-len(rows) // columns)
     figure, grid = plt.subplots(lines, columns, figsize=(0.95 * columns, 1.12 * lines), squeeze=False)
     for axes in grid.flat:
@@ -306,7 +271,7 @@ def soft_labels(logits: dict[float, pd.Series], pixels: pd.Series, *, classes: i
         Features (n,) of the images to show, by test index.
     classes : int
     """
-    _style()
+    start()
     figure, grid = plt.subplots(1 + len(logits), len(pixels), figsize=(1.7 * len(pixels), 1.3 * (1 + len(logits))), squeeze=False)
     for column, (image, values) in enumerate(pixels.items()):
         _show(grid[0, column], np.asarray(values, np.float32))
@@ -334,7 +299,7 @@ def saliency(rows: pd.DataFrame) -> Figure:
     rows : DataFrame
         Rows of the stage "gallery" of one image, with ``pixels`` and ``saliency``.
     """
-    _style()
+    start()
     figure, grid = plt.subplots(2, 5, figsize=(8.2, 3.7))
     _show(grid[0, 0], np.asarray(rows["pixels"].iloc[0], np.float32))
     grid[0, 0].set_title(f"the image: {rows['source'].iloc[0]}", fontsize=9, fontweight="normal")
@@ -359,7 +324,7 @@ def path(rows: pd.DataFrame, value: float) -> Figure:
     value : float
         What a changed feature was set to.
     """
-    _style()
+    start()
     row = rows.iloc[0]
     figure, grid = plt.subplots(1, 5, figsize=(8.2, 2.0))
     order = np.asarray(row["trace"], int)
@@ -393,7 +358,7 @@ def amplitudes(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.amplitude_table`, of one profile a data set.
     """
-    _style()
+    start()
     datasets = list(table["dataset"].unique())
     columns = analysis.ARITHMETICS
     figure, grid = plt.subplots(
@@ -409,7 +374,7 @@ def amplitudes(table: pd.DataFrame) -> Figure:
                 own = rows[rows["bin"] == number].set_index("temperature").reindex(names)
                 shares = own["ours"].fillna(0).to_numpy()
                 axes.bar(names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, label=f"{low} to {high}")
-                of = _rows(own, OURS_COLUMNS, T=names, bin=f"amplitude {low} to {high}", paper=own["paper"])
+                of = points(own, OURS_COLUMNS, T=names, bin=f"amplitude {low} to {high}", paper=own["paper"])
                 page.mark(axes, range(len(names)), below + shares, of, bottom=below, width=0.8)
                 below = below + shares
             axes.set(title=f"{comparison.title(dataset)}\n{text}", ylim=(0, 100))
@@ -430,16 +395,16 @@ def amplitude_quantiles(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.amplitude_quantiles`, of one profile a data set.
     """
-    _style()
+    start()
     figure, axes = plt.subplots(figsize=(6.8, 4.1))
     names = comparison.in_order(table["temperature"].unique())
     for number, (dataset, rows) in enumerate(table.groupby("dataset", sort=False)):
-        _line(axes, rows, names, shift=0.1 * number, columns=("median", "q05", "q95"), marker=MARKERS[number], color=COLOURS[number],
+        interval_line(axes, rows, names, shift=0.1 * number, columns=("median", "q05", "q95"), marker=MARKERS[number], color=COLOURS[number],
               label=comparison.title(str(dataset)))  # fmt: skip
     for exponent, text in ((-45, "float32 ends"), (-324, "float64 ends")):
         axes.axhline(exponent, color="0.35", linewidth=1)
         axes.text(0.01, exponent, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
-    _places(axes, names)
+    temperature_axis(axes, names)
     axes.set_ylabel("log10 of the mean gradient amplitude")
     axes.legend(frameon=True, loc="lower left")
     return figure
@@ -468,7 +433,7 @@ def saturation(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.confidence_table`.
     """
-    _style()
+    start()
     names = comparison.in_order(table["temperature"].unique())
     figure, panels = plt.subplots(1, 2, figsize=(9.8, 3.9))
     for number, ((profile, dataset), rows) in enumerate(table.groupby(["profile", "dataset"], sort=False)):
@@ -487,7 +452,7 @@ def saturation(table: pd.DataFrame) -> Figure:
                 [{"series": style["label"], "T": t, "value": v, "images": n} for t, v, n in zip(names, values, own["images"], strict=True)],
             )
     for axes in panels:
-        _places(axes, names)
+        temperature_axis(axes, names)
     panels[0].set(yscale="log", ylabel="mean L1 norm of the logits")
     panels[1].set(ylabel="probability exactly 1 in float32 (%)", ylim=(-4, 104))
     panels[0].legend(frameon=True)
@@ -502,23 +467,22 @@ def ablations(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.ablation_table`, of one profile a data set.
     """
-    _style()
+    start()
     count = max(1, table["dataset"].nunique())
     figure, panels = plt.subplots(count, 1, figsize=(8.2, 0.9 + 0.42 * len(table)), squeeze=False)
     for axes, (dataset, rows) in zip(panels[:, 0], table.groupby("dataset", sort=False), strict=False):
         places = np.arange(len(rows))[::-1]
         for number, (column, text) in enumerate((("ours", "the paper's attack, float32"), ("exact", "in exact arithmetic"))):
             value, low, high = (rows[name].to_numpy(float) for name in (column, f"{column}_low", f"{column}_high"))
-            errors = [np.nan_to_num(part.clip(min=0)) for part in (value - low, high - value)]
-            axes.errorbar(value, places - 0.16 * number, xerr=errors, linestyle="none", marker=MARKERS[number], markersize=6, capsize=3,
+            axes.errorbar(value, places - 0.16 * number, xerr=bars(value, low, high), linestyle="none", marker=MARKERS[number], markersize=6, capsize=3,
                           color=COLOURS[2 * number], label=text)  # fmt: skip
-            page.mark(axes, value, places - 0.16 * number, _rows(rows, (column, f"{column}_low", f"{column}_high"), series=text,
+            page.mark(axes, value, places - 0.16 * number, points(rows, (column, f"{column}_low", f"{column}_high"), series=text,
                       network=rows["what"].to_numpy(), T=rows["temperature"].to_numpy()))  # fmt: skip
         names = [w.split(" (")[0] + ("" if t == "none" else f", T = {t}") for w, t in zip(rows["what"], rows["temperature"], strict=True)]
         axes.set_yticks(places, names)
         axes.set(title=comparison.title(str(dataset)), xlim=(-4, 104), xlabel="success within 112 features (%)")
         axes.grid(axis="y", visible=False)
-    _legend_below(figure, panels[-1, 0], columns=2)
+    legend_below(figure, panels[-1, 0], columns=2)
     return figure
 
 
@@ -530,7 +494,7 @@ def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
     history : dict of str to DataFrame
         Label to rows of ``epoch`` and ``accuracy``.
     """
-    _style()
+    start()
     figure, axes = plt.subplots(figsize=(6.4, 3.9))
     for number, (text, curve) in enumerate(history.items()):
         axes.plot(curve["epoch"], 100 * curve["accuracy"], marker=MARKERS[number % len(MARKERS)], markersize=4,
@@ -540,11 +504,6 @@ def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
     axes.set(xlabel="epoch", ylabel="accuracy on training batches (%)", ylim=(0, 101))
     axes.legend(frameon=True, loc="lower right")
     return figure
-
-
-def _legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
-    handles, texts = axes.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 # --- tables as a reader sees them --------------------------------------------------------------------------
@@ -613,6 +572,20 @@ def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> p
     wide["dataset"] = [comparison.title(d) for d in wide["dataset"]]
     wide = wide.rename(columns={"profile": "training", "dataset": "data set", "temperature": "T", **SHORT})
     return wide.rename_axis(columns=None)
+
+
+def seed_text(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """`analysis.seed_table` as a reader sees it."""
+    variants = {"attack": [SHORT[v] for v in table["variant"]]} if "variant" in table else {}
+    return pd.DataFrame({
+        "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
+        "T": table["temperature"], **variants,
+        "each seed": [", ".join(f"{value:.{digits}f}" for value in each) for each in table["each"]],
+        "standard deviation over seeds": table["deviation"].map(f"{{:.{digits}f}}".format),
+        "standard error over images": table["error"].map(f"{{:.{digits}f}}".format),
+        "images": [f"{n:,}" for n in table["images"]],
+    })  # fmt: skip
 
 
 def robustness_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from distill import checks, comparison, metrics
 from distill.attacks.adapters import ATTACKS
-from distill.figures import COLOURS, MARKERS, RECIPES, _legend_below, _line, _panels, _places
+from distill.drawing import COLOURS, MARKERS, RECIPES, interval_line, legend_below, panels_of, temperature_axis
 
 NAMES = {
     "fgsm": "FGSM",
@@ -41,25 +41,26 @@ def robust_accuracy(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `soundness.robust_accuracy`, of one profile a data set.
     """
-    figure, panels = _panels(table)
+    figure, panels = panels_of(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         names = comparison.in_order(rows["temperature"].unique())
         for number, (column, text) in enumerate(LINES.items()):
-            _line(axes, rows, names, shift=0.07 * (number - 1), columns=(column, f"{column}_low", f"{column}_high"), marker=MARKERS[number],
+            interval_line(axes, rows, names, shift=0.07 * (number - 1), columns=(column, f"{column}_low", f"{column}_high"), marker=MARKERS[number],
                   color=COLOURS[number], label=text)  # fmt: skip
-        _places(axes, names)
+        temperature_axis(axes, names)
         radius = rows["radius"].iloc[0]
         axes.set(title=f"{comparison.title(str(dataset))}, L∞ ≤ {radius:.2g}", ylim=(-4, 104))
     panels[0].set_ylabel("accuracy (%)")
-    _legend_below(figure, panels[0], columns=2 if len(panels) > 1 else 1)
+    legend_below(figure, panels[0], columns=2 if len(panels) > 1 else 1)
     return figure
 
 
 def attack_text(table: pd.DataFrame) -> pd.DataFrame:
     """`soundness.attack_table` as a reader sees it."""
-    doubled = [row["steps"] != ATTACKS[row["attack"]].steps for _, row in table.iterrows() if row["attack"] in ATTACKS]
-    more = iter(doubled)
-    names = [NAMES[name] + (", twice the steps" if name in ATTACKS and next(more) else "") for name in table["attack"]]
+    names = [
+        NAMES[name] + (", twice the steps" if name in ATTACKS and steps != ATTACKS[name].steps else "")
+        for name, steps in zip(table["attack"], table["steps"], strict=True)
+    ]
     return pd.DataFrame({
         "data set": [comparison.title(d) for d in table["dataset"]],
         "training": [RECIPES.get(p, p) for p in table["profile"]],

@@ -46,6 +46,36 @@ def test_split_counts_only_what_the_budget_allows():
     assert exact["features"] == pytest.approx((10 + 112 + 20) / 3)
 
 
+def test_distance_from_the_paper_is_over_the_temperatures_that_all_have():
+    said = comparison.reported("fig7", "mnist")
+    table = pd.DataFrame(
+        [("student", t, v, said[t] + off) for t, off in (("20", 1.0), ("100", 3.0)) for v in ("float32", "product")]
+        + [("student", "40", "float32", 99.0), ("student", "7", "float32", 50.0), ("student", "7", "product", 50.0), ("plain", "none", "float32", 0.0)],
+        columns=["role", "temperature", "variant", "ours"],
+    ).assign(dataset="mnist")  # fmt: skip
+    found = analysis.distance_from_paper(table)
+    assert found["variant"].tolist() == ["float32", "product"] and found["temperatures"].tolist() == [2, 2]
+    assert found["distance"].tolist() == pytest.approx([2.0, 2.0])
+    other = table.assign(ours=table["ours"] + table["variant"].eq("product") * 1.0)
+    assert analysis.distance_from_paper(other).set_index("variant")["distance"].to_dict() == pytest.approx({"float32": 2.0, "product": 3.0})
+    assert analysis.distance_from_paper(table.assign(dataset="kmnist")).empty  # of which the paper says nothing
+
+
+def test_seeds_stand_beside_the_interval_of_one():
+    attacks = pd.concat([rows(changed).assign(seed=seed, record=f"r{seed}") for seed, changed in
+                         ((0, [5, 5, 5, None, 5, 5]), (1, [5, None, None, None, 5, None]), (2, [None, 5, None, 5, 5, None]))])  # fmt: skip
+    alone = rows([5] * 6, temperature=20.0)  # of one seed
+    table = analysis.seed_table(pd.concat([attacks, alone]), analysis.split_table)
+    (row,) = table.to_dict("records")
+    assert (row["temperature"], row["variant"], row["seeds"], row["records"]) == ("100", "float32", [0, 1, 2], ["r0", "r1", "r2"])
+    assert row["each"] == pytest.approx([500 / 6, 200 / 6, 300 / 6]) and (row["least"], row["most"]) == pytest.approx((200 / 6, 500 / 6))
+    assert row["deviation"] == pytest.approx(np.std(row["each"], ddof=1))
+    widths = [metrics.success_rate(own) for _, own in attacks.groupby("seed")]
+    assert row["error"] == pytest.approx(np.mean([100 * (w.high - w.low) / 3.92 for w in widths]))
+    assert figures.seed_text(table)["each seed"].tolist() == ["83.3, 33.3, 50.0"]
+    assert analysis.seed_table(alone, analysis.split_table).empty and analysis.seed_table(alone[:0], analysis.split_table).empty
+
+
 def test_a_line_has_a_gap_where_nothing_was_measured():
     none, hot = rows([4] * 6, role="plain", temperature=1.0), rows([None] * 6)
     exact = [one.assign(output="log_softmax", success=True, features_changed=8) for one in (none, rows([8] * 6, temperature=20.0), hot)]
