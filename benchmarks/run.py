@@ -20,7 +20,7 @@ from distill import experiments, plans, records
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE.parent / ".bench-venv"
-PARTS = ("training_speed", "sizes", "inference", "peers")
+PARTS = ("training_speed", "processes", "sizes", "inference", "peers")
 NEEDS_NETWORKS = ("inference", "peers")  # those of the profile quick
 
 

@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice; engine ray: 1 a run)")
     run.add_argument("--engine", default="local", help="local (the default), or ray for a cluster of machines")
-    run.add_argument("--processes", type=int, default=1, help="engine local: runs computed at a time (default 1)")
+    run.add_argument("--processes", default="1", help="engine local: runs computed at a time, or auto for this machine's (default 1)")
     run.add_argument(
         "--address", default=None, help="engine ray: the cluster, such as 10.0.0.1:6379 (default: RAY_ADDRESS, else this machine)"
     )
@@ -186,21 +186,27 @@ def _run(options: argparse.Namespace) -> int:
 
 def _engine(options: argparse.Namespace):
     """What computes the runs; options that only the other engine has are wrong usage."""
-    for name, most in (("threads", MOST), ("processes", MOST)):
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= most:
-            raise Usage(f"--{name} {value}: allowed is an integer from 1 to {most}")
+    if options.threads is not None and not 1 <= options.threads <= MOST:
+        raise Usage(f"--threads {options.threads}: allowed is an integer from 1 to {MOST}")
+    processes = cluster.best_count() if options.processes == "auto" else _whole(options.processes)
+    if not 1 <= processes <= MOST:
+        raise Usage(f"--processes {options.processes}: allowed are integers from 1 to {MOST}, and auto")
     if options.engine == "local":
         if options.address is not None or options.gpus or options.retries != 3:
             raise Usage("--address, --gpus and --retries are the engine ray's; allowed with --engine local is --processes")
-        return experiments.one_by_one if options.processes == 1 else cluster.in_processes(options.processes, threads=options.threads)
+        return experiments.one_by_one if processes == 1 else cluster.in_processes(processes, threads=options.threads)
     if options.engine != "ray":
         raise Usage(f"--engine {options.engine!r}: allowed are local, ray")
-    if options.processes != 1 or options.device is not None:
+    if options.processes != "1" or options.device is not None:
         raise Usage("--processes and --device are the engine local's; allowed with --engine ray are --threads and --gpus of each run")
     if options.address == "" or not 0 <= options.retries <= MOST or not (math.isfinite(options.gpus) and options.gpus >= 0):
         raise Usage("--address is the cluster's, --retries an integer from 0, --gpus a number from 0")
     return cluster.on_ray(options.address, cluster.Share(options.threads or 1, options.gpus, options.retries))
+
+
+def _whole(text: str) -> int:
+    """The integer that a text is, or 0."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _readable(config: dict, stores: list[Path]) -> records.Record | None:

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import math
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,6 +29,20 @@ from distill.experiments import Context, Outcome
 from distill.plans import Config
 
 # --- processes of this machine ----------------------------------------------------------------------------
+
+
+MEMORY = 2.5e9  # bytes that a process may take: data sets, network, a full batch of attacks
+
+
+def best_count() -> int:
+    """How many processes suit this machine: one a core, as far as its free memory goes.
+
+    Networks as small as these train faster in several processes of one thread than in one of several; the chapter
+    "What it costs" says by how much.
+    """
+    pages = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else 0
+    free = pages * os.sysconf("SC_PAGE_SIZE") if pages else math.inf
+    return max(1, min(torch.get_num_threads(), int(min(free // MEMORY, 1e6))))
 
 
 def in_processes(count: int, *, threads: int | None = None):

@@ -70,6 +70,8 @@ USAGE = [
     ("run --profile smoke --data-root ''", "--data-root is empty; allowed is a folder"),
     ("run --profile smoke --engine slurm", "allowed are local, ray"),
     ("run --profile smoke --processes 0", "from 1 to"),
+    ("run --profile smoke --processes many", "and auto"),
+    ("run --profile smoke --processes -2", "and auto"),
     ("run --profile smoke --address 10.0.0.1:6379", "the engine ray's"),
     ("run --profile smoke --gpus 1", "the engine ray's"),
     ("run --profile smoke --engine ray --processes 2", "the engine local's"),

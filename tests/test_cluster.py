@@ -45,6 +45,39 @@ def test_processes_leave_the_records_of_one(place, capfd):
     assert untimed[0] == untimed[1] and len(untimed[0]) == 3
 
 
+def test_as_many_processes_as_cores_and_memory_allow(monkeypatch, place, capsys):
+    asked = []
+    monkeypatch.setattr(cluster, "in_processes", lambda count, threads: asked.append((count, threads)) or experiments.one_by_one)
+    monkeypatch.setattr(cluster.torch, "get_num_threads", lambda: 6)
+    size = cluster.os.sysconf("SC_PAGE_SIZE")
+    for free, count in ((64e9, 6), (9e9, 3), (1e6, 1)):
+        monkeypatch.setattr(cluster.os, "sysconf", lambda name, free=free: size if name == "SC_PAGE_SIZE" else int(free // size))
+        assert cluster.best_count() == count
+        assert (
+            cli.main(
+                [
+                    "run",
+                    "--profile",
+                    "smoke",
+                    "--dataset",
+                    "mnist-5k",
+                    "--temperatures",
+                    "none",
+                    "--stages",
+                    "train",
+                    "--processes",
+                    "auto",
+                    "--threads",
+                    "1",
+                    "--store",
+                    str(place / "store"),
+                ]
+            )
+            == 0
+        )
+    assert asked == [(6, 1), (3, 1)]
+
+
 def test_growth_adds_up_what_the_records_say(tmp_path):
     for run in plans.plan("smoke", "mnist-5k", ["none", 20]):
         rows = {"parameters": [100]} if run["kind"] == "model" else {"success": [True] * 90}
