@@ -1,9 +1,14 @@
-"""A folder as a web site of this machine."""
+"""Where the built book is, and a folder as a web site of this machine."""
 
 import contextlib
 import functools
 import http.server
 import threading
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HTML = ROOT / "_build" / "html"
+SHOTS = ROOT / "_build" / "screenshots"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

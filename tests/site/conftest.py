@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from browsing import HTML, ROOT, SHOTS, serve
+from filelock import FileLock
 from playwright.sync_api import Error, sync_playwright
 
 INSTALLED = ("chromium", "chromium-browser", "google-chrome")
@@ -26,6 +30,23 @@ def browser():
             pytest.skip(NONE + reason)
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="session")
+def site(browser):
+    """The address of the book as its sources are now."""
+    sources = [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / "CITATION.cff"]
+    sources += [
+        path for folder in ("_static", "book", "distill") for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc" and path.is_file()
+    ]
+    built = HTML / "searchindex.js"
+    HTML.parent.mkdir(exist_ok=True)
+    with FileLock(HTML.parent / "html.lock"):  # processes of pytest-xdist build it once
+        if not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+            subprocess.run([sys.executable, ROOT / "book" / "build.py"], check=True)
+    SHOTS.mkdir(exist_ok=True)
+    with serve(HTML) as url:
+        yield url
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -2,8 +2,6 @@
 
 import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urldefrag, urljoin
@@ -11,12 +9,8 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
-from browsing import serve
-from filelock import FileLock
+from browsing import HTML, ROOT, SHOTS
 
-ROOT = Path(__file__).parents[2]
-HTML = ROOT / "_build" / "html"
-SHOTS = ROOT / "_build" / "screenshots"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 LIVE = "book/live"  # loads a network
@@ -37,23 +31,6 @@ CUT = """width => [...document.querySelectorAll('.bd-article :is(img, table, pre
     return box.left < 0 || box.right > width + 1 || (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX != 'visible')
         || (e.closest('.output') && e.closest('.output').clientWidth + 1 < box.width);
 }).map(e => e.outerHTML.slice(0, 120))"""
-
-
-@pytest.fixture(scope="session")
-def site(browser):
-    """The address of the book as its sources are now."""
-    sources = [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / "CITATION.cff"]
-    sources += [
-        path for folder in ("_static", "book", "distill") for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc" and path.is_file()
-    ]
-    built = HTML / "searchindex.js"
-    HTML.parent.mkdir(exist_ok=True)
-    with FileLock(HTML.parent / "html.lock"):  # processes of pytest-xdist build it once
-        if not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-            subprocess.run([sys.executable, ROOT / "book" / "build.py"], check=True)
-    SHOTS.mkdir(exist_ok=True)
-    with serve(HTML) as url:
-        yield url
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda name: name.removeprefix("book/"))
