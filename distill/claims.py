@@ -191,12 +191,5 @@ def _changes(claim: Claim, table: pd.DataFrame, found: pd.Series, ours: Estimate
     if before.empty:
         return {}
     start = before.iloc[0]
-    value = ours.value - start["ours"]
-    below, above = (
-        math.hypot(ours.value - ours.low, start["high"] - start["ours"]),
-        math.hypot(ours.high - ours.value, start["ours"] - start["low"]),
-    )
-    return {
-        "paper_change": _said(claim).value - _said(claim, base).value,
-        "our_change": Estimate(value, value - below, value + above, ours.n, ours.n),
-    }
+    plain = Estimate(start["ours"], start["low"], start["high"], int(start["n"]), int(start["n"]))
+    return {"paper_change": comparison.difference(_said(claim, base), _said(claim)), "our_change": comparison.difference(plain, ours)}

@@ -67,13 +67,21 @@ def test_no_spread_falls_to_wilson_over_images():
 
 
 def test_the_verdict_rule():
-    paper = Estimate(50, 48, 52, 900, 100)
+    paper, apart = Estimate(50, 48, 52, 900, 100), Estimate(30, 28, 32, 9, 9)
+    said, fell = Estimate(-40, -44, -36, 900, 100), Estimate(-60, -65, -55, 9, 9)
+
+    def judged(paper_change, our_change):
+        return comparison.verdict(paper, apart, paper_change=paper_change, our_change=our_change)
+
     assert comparison.verdict(paper, Estimate(53, 51, 55, 9, 9)) == comparison.REPRODUCED
-    apart, fell = Estimate(30, 28, 32, 9, 9), Estimate(-60, -65, -55, 9, 9)
-    assert comparison.verdict(paper, apart, paper_change=-40, our_change=fell) == comparison.DIRECTION
-    assert comparison.verdict(paper, apart, paper_change=+40, our_change=fell) == comparison.NOT
-    assert comparison.verdict(paper, apart, paper_change=-40, our_change=Estimate(-1, -3, 1, 9, 9)) == comparison.NOT
-    assert comparison.verdict(paper, apart) == comparison.NOT
+    assert judged(said, fell) == comparison.DIRECTION
+    assert judged(Estimate(40, 36, 44, 900, 100), fell) == comparison.NOT  # the other way
+    assert judged(said, Estimate(-30, -63, 3, 9, 9)) == comparison.NOT  # perhaps no change
+    assert judged(Estimate(-40, -81, 1, 900, 100), fell) == comparison.NOT  # the paper's perhaps none
+    assert judged(said, Estimate(-19, -20, -18, 9, 9)) == comparison.NOT  # less than half
+    assert judged(said, Estimate(-81, -83, -79, 9, 9)) == comparison.NOT  # more than twice
+    assert judged(said, Estimate(-20, -22, -18, 9, 9)) == judged(said, Estimate(-80, -83, -77, 9, 9)) == comparison.DIRECTION
+    assert judged(None, fell) == judged(said, None) == comparison.verdict(paper, apart) == comparison.NOT
 
 
 def test_reported_values_are_the_papers():
