@@ -564,9 +564,9 @@ def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> p
     """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval."""
     own = table[table["role"].isin(comparison.USED)]
     text = [metrics.interval_text(*v) for v in zip(own["ours"], own["low"], own["high"], strict=True)]
-    wide = own.assign(text=text).pivot_table(
-        index=["profile", "dataset", "temperature", "images"], columns="variant", values="text", aggfunc="first", sort=False
-    )
+    keys = ["profile", "dataset", "temperature", "images"]
+    wide = own.assign(text=text).pivot_table(index=keys, columns="variant", values="text", aggfunc="first", sort=False)
+    wide = wide.reindex(pd.MultiIndex.from_frame(own[keys].drop_duplicates()))  # in the table's order
     wide = wide.reindex(columns=[variant for variant in shown if variant in wide]).fillna("–").reset_index()
     wide["profile"] = [RECIPES.get(p, p) for p in wide["profile"]]
     wide["dataset"] = [comparison.title(d) for d in wide["dataset"]]
@@ -665,10 +665,10 @@ def percent_text(share: metrics.Estimate) -> str:
 
 def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
     """Why attacks stopped: their share by status, a row a network."""
-    shares = (
-        attacks.assign(T=[comparison.label(r, t) for r, t in zip(attacks["role"], attacks["temperature"], strict=True)])
-        .groupby(["profile", "dataset", "T"], sort=False)["status"].value_counts(normalize=True).unstack(fill_value=0.0)
-    )  # fmt: skip
+    named = attacks.assign(T=[comparison.label(r, t) for r, t in zip(attacks["role"], attacks["temperature"], strict=True)])
+    keys = ["profile", "dataset", "T"]
+    shares = named.groupby(keys, sort=False)["status"].value_counts(normalize=True).unstack(fill_value=0.0)
+    shares = shares.reindex(pd.MultiIndex.from_frame(named[keys].drop_duplicates()))  # in the rows' order
     columns = [name for name in ("SUCCESS", "BUDGET", "NO_VALID_PAIR", "ZERO_GRADIENT") if name in shares]
     text = shares[columns].map(lambda share: f"{share:.1%}").reset_index()
     text["dataset"] = [comparison.title(d) for d in text["dataset"]]

@@ -141,10 +141,10 @@ def checklist_text(table: pd.DataFrame) -> pd.DataFrame:
         f"{'yes' if h else 'NO'} ({a:.0f} against {b:.0f} %)"
         for h, a, b in zip(table["holds"], table["first"], table["second"], strict=True)
     ]
-    wide = table.assign(text=text).pivot_table(
-        index=["dataset", "temperature", "question"], columns="way", values="text", aggfunc="first", sort=False
-    )
-    wide = wide.reindex(columns=["naive", "sound"]).fillna("–").reset_index().rename_axis(columns=None)
+    keys = ["dataset", "temperature", "question"]
+    wide = table.assign(text=text).pivot_table(index=keys, columns="way", values="text", aggfunc="first", sort=False)
+    wide = wide.reindex(pd.MultiIndex.from_frame(table[keys].drop_duplicates()), columns=["naive", "sound"])  # in the table's order
+    wide = wide.fillna("–").reset_index().rename_axis(columns=None)
     wide["dataset"] = [comparison.title(d) for d in wide["dataset"]]
     return wide.rename(columns={"dataset": "data set", "temperature": "T", "naive": "attack out of the box", "sound": "logits divided by T, and attacks on logits"})  # fmt: skip
 

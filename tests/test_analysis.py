@@ -76,6 +76,18 @@ def test_seeds_stand_beside_the_interval_of_one():
     assert analysis.seed_table(alone, analysis.split_table).empty and analysis.seed_table(alone[:0], analysis.split_table).empty
 
 
+def test_tables_keep_the_order_of_temperatures_where_recipes_have_different_ones():
+    attacks = pd.concat([
+        one.assign(profile=profile, record=f"{profile} {at}")
+        for profile, temperatures in (("paper", ("none", 100.0)), ("quick", ("none", 1.0, 20.0, 100.0)))
+        for at in temperatures
+        for one in [rows([4] * 6, role="plain", temperature=1.0) if at == "none" else rows([4, None] * 3, temperature=at)]
+    ])  # fmt: skip
+    expected = ["none", "100", "none", "1", "20", "100"]
+    assert figures.split_short(analysis.split_table(attacks))["T"].tolist() == expected
+    assert figures.status_text(attacks)["T"].tolist() == expected
+
+
 def test_a_line_has_a_gap_where_nothing_was_measured():
     none, hot = rows([4] * 6, role="plain", temperature=1.0), rows([None] * 6)
     exact = [one.assign(output="log_softmax", success=True, features_changed=8) for one in (none, rows([8] * 6, temperature=20.0), hot)]
