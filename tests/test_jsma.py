@@ -348,6 +348,7 @@ GOOD = dict(max_features=8, value=1.0)
         (dict(images=torch.full((2, 1, 8, 8), float("nan"))), "not finite"),
         (dict(images=torch.zeros(2, 1, 8, 8, dtype=torch.uint8)), "floating-point"),
         (dict(model=nn.Sequential(small_network(), nn.Softmax(1))), "returns probabilities"),
+        (dict(model=nn.Linear(1, 5), images=torch.rand(2, 1), max_features=1), "one feature"),
     ],
 )
 def test_refused(changed, message):
@@ -457,6 +458,18 @@ def test_the_automatic_batch_size_keeps_activations_below_the_bound(monkeypatch)
     assert module.automatic_batch_size(rank, x, target) == 1
     monkeypatch.setattr(module, "MEMORY", 1e15)
     assert module.automatic_batch_size(rank, x, target) == module.LARGEST_BATCH
+
+
+def test_the_automatic_batch_size_does_not_depend_on_how_many_images_wait(monkeypatch):
+    sizes = []
+    automatic = module.automatic_batch_size
+    monkeypatch.setattr(module, "automatic_batch_size", lambda *arguments: sizes.append(automatic(*arguments)) or sizes[-1])
+    for count in (2, 2000):
+        jsma(small_network(), torch.rand(count, 1, 8, 8), torch.zeros(count, dtype=torch.int64), max_features=1)
+    monkeypatch.setattr(module, "MEMORY", 1e6)
+    for count in (2, 2000):
+        jsma(small_network(), torch.rand(count, 1, 8, 8), torch.zeros(count, dtype=torch.int64), max_features=1)
+    assert sizes[0] == sizes[1] > sizes[2] == sizes[3] > 1
 
 
 @pytest.mark.parametrize("per_step", [1, 2])

@@ -1,8 +1,9 @@
 """The kept head of a network gives what the whole network gives, after any change, or is not used."""
 
+import threading
+
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from distill import jsma, models
@@ -29,15 +30,15 @@ def expected(model, x, mixed):
     return logits.detach(), torch.autograd.grad((logits * mixed).sum(), leaf)[0]
 
 
-def found(head, model, x, mixed):
+def found(head, mixed):
     cut = head.cut()
-    logits = head.rest(model, x, cut)
+    logits = head.rest(cut)
     return logits.detach(), head.back(torch.autograd.grad((logits * mixed).sum(), cut)[0])
 
 
 def same(head, model, x):
     mixed = torch.linspace(-1, 2, 4, dtype=x.dtype)
-    for one, other in zip(expected(model, x, mixed), found(head, model, x, mixed), strict=True):
+    for one, other in zip(expected(model, x, mixed), found(head, mixed), strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
@@ -95,59 +96,62 @@ def test_attacks_are_the_same_with_and_without(output, per_step, monkeypatch):
         assert torch.equal(getattr(kept, name), getattr(whole, name)), name
 
 
-class Custom(nn.Module):
-    """A network of one convolution and whatever ``body`` makes of it."""
+def plain(first=None, *, channels=1, last=nn.Tanh):
+    """A network of two convolutions on images of 20 x 20, which has a head."""
+    torch.manual_seed(3)
+    first = first or nn.Conv2d(channels, 4, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3), last(), nn.Flatten(), nn.LazyLinear(3)).eval()
 
-    def __init__(self, body):
+
+def ready(model, channels=1):
+    model(torch.rand(2, channels, 20, 20))
+    return model
+
+
+def head_of(model, channels=1):
+    return Head.find(ready(model, channels), torch.rand(2, channels, 20, 20))
+
+
+class Own(nn.Module):
+    """A network that is no sequence: it might do anything with the images."""
+
+    def __init__(self):
         super().__init__()
-        self.first, self.relu, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
-        self.last, self.body = nn.Linear(4 * 20 * 20, 3), body
+        self.body = ready(plain())
 
     def forward(self, x):
-        return self.last(self.body(self, x).flatten(1))
+        return self.body(x / 2 if x.max() > 1 else x)
 
 
-def of(body):
-    torch.manual_seed(3)
-    model = Custom(body).eval().requires_grad_(False)
-    return model, Head.find(model, torch.rand(2, 1, 20, 20))
+def hooked(model):
+    model[0].register_forward_hook(lambda module, inputs, output: output.clamp(max=0.6))
+    return model
 
 
 @pytest.mark.parametrize(
-    "body",
+    "model",
     [
-        lambda net, x: net.first(x) + x,
-        lambda net, x: net.second(net.relu(net.first(x))) * (1 + x.mean().detach()),
-        lambda net, x: (h := net.relu(net.first(x))) + net.second(h),
-        lambda net, x: net.second(net.second(net.first(x))) if x.isfinite().all() else net.missing,
-        lambda net, x: net.first(x + 0.5),
-        lambda net, x: net.first(x).relu_(),
+        Own(),
+        hooked(plain()),
+        hooked(nn.Sequential(plain(), nn.Identity())),
+        plain(nn.Conv2d(1, 4, 3, stride=2)),
+        plain(nn.Conv2d(1, 4, 3, dilation=2)),
+        plain(nn.Conv2d(1, 4, 3, padding="same")),
+        plain(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular")),
+        plain(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))),
+        plain(last=lambda: nn.Hardtanh(inplace=True)),
+        torch.compile(plain(), backend="eager"),
     ],
-    ids=[
-        "images used again",
-        "images used in secret",
-        "hidden layer used again",
-        "looks at the images",
-        "images changed before",
-        "in place",
-    ],
-)
-def test_not_used_where_the_head_cannot_be_replaced(body):
-    model, head = of(body)
-    assert head is None
-    assert not any("forward" in vars(part) or part._forward_hooks for part in model.modules())
-    targets = torch.arange(4) % 3
-    assert jsma(model, torch.rand(4, 1, 20, 20), targets, max_features=10).passes.min() > 0
-
-
-def test_ends_where_it_is_no_longer_known_what_happens():
-    model, head = of(lambda net, x: net.second(F.leaky_relu(net.first(x))))
-    assert head.modules == [model.first]
-    model, head = of(lambda net, x: net.second(net.second(net.relu(net.first(x)))))
-    assert head.modules == [model.first, model.relu]  # the second is used twice
-    for change in ({"stride": 2}, {"dilation": 2}, {"padding": "same"}, {"padding": 1, "padding_mode": "circular"}):
-        assert Head.find(nn.Sequential(nn.Conv2d(1, 2, 3, **change), nn.Flatten(), nn.LazyLinear(3)), torch.rand(2, 1, 20, 20)) is None
-    assert Head.find(nn.Linear(9, 3), torch.rand(2, 9)) is None
+    ids=["own forward", "hook", "hook, nested", "stride", "dilation", "same", "circular", "weight norm", "in place", "compiled"],
+)  # fmt: skip
+def test_not_used_where_it_is_not_plain_what_is_computed(model, monkeypatch):
+    x, targets = torch.rand(5, 1, 20, 20), torch.arange(5) % 3
+    whole = [id(module) for module in model.modules()], [set(vars(module)) for module in ready(model).modules()]
+    assert Head.find(model, x[:2]) is None
+    kept = jsma(model, x, targets, max_features=20, value=2.0)
+    monkeypatch.setattr(Head, "find", lambda *_: None)
+    assert torch.equal(kept.adversarial, jsma(model, x, targets, max_features=20, value=2.0).adversarial)
+    assert whole == ([id(module) for module in model.modules()], [set(vars(module)) for module in model.modules()])
 
 
 def test_not_used_where_windows_cover_much_of_the_image():
@@ -158,9 +162,71 @@ def test_not_used_where_windows_cover_much_of_the_image():
     assert Head.find(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(3)), torch.rand(2, 1, 8, 8)) is None
 
 
-def test_the_model_is_as_it_was_when_it_fails():
-    model = models.build("mnist").eval()
-    head = Head.find(model, torch.rand(2, 1, 28, 28))
-    with pytest.raises(RuntimeError):
-        head.rest(model, torch.rand(2, 1, 28, 28), torch.rand(2, 1, 3, 3))
-    assert not any("forward" in vars(part) or part._forward_hooks for part in model.modules())
+def test_ends_before_a_module_that_was_changed(monkeypatch):
+    model, x, targets = ready(plain()), torch.rand(5, 1, 20, 20), torch.arange(5) % 3
+    forward = model[1].forward
+    model[1].forward = lambda x: forward(x) * 1.5
+    (layer,) = Head.find(model, x[:2]).layers
+    assert layer.weight is model[0].weight and not layer.rectified
+    kept = jsma(model, x, targets, max_features=20)
+    monkeypatch.setattr(Head, "find", lambda *_: None)
+    assert torch.equal(kept.adversarial, jsma(model, x, targets, max_features=20).adversarial) and "forward" in vars(model[1])
+
+
+def test_sizes_are_those_of_the_weights_and_paddings_those_that_torch_takes():
+    model = ready(plain())
+    model[0].kernel_size = 7  # which nothing reads after the weights were made
+    assert Head.find(model, torch.rand(2, 1, 20, 20)).layers[0].kernel == (3, 3)
+    model[0].padding = 1
+    assert Head.find(model, torch.rand(2, 1, 20, 20)) is None
+
+
+def test_a_callers_autocast_changes_nothing():
+    model, x, targets = ready(plain(channels=9), 9), torch.rand(4, 9, 20, 20), torch.arange(4) % 3
+    alone = jsma(model, x, targets, max_features=20)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = jsma(model, x, targets, max_features=20)
+    assert torch.equal(alone.adversarial, within.adversarial) and torch.equal(alone.success, within.success)
+
+
+def test_the_trial_draws_no_random_numbers():
+    model = ready(plain())
+    torch.manual_seed(5)
+    expected_number = torch.rand(1)
+    torch.manual_seed(5)
+    assert Head.find(model, torch.zeros(2, 1, 20, 20)) is not None
+    assert torch.equal(torch.rand(1), expected_number)
+
+
+def test_one_network_in_two_threads():
+    model, x, targets = ready(plain()), torch.rand(6, 1, 20, 20), torch.arange(6) % 3
+    alone = jsma(model, x, targets, max_features=20).adversarial
+    logits, seen = model(x), []
+
+    def attack():
+        seen.append(jsma(model, x, targets, max_features=20).adversarial)
+
+    threads = [threading.Thread(target=attack) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    same_logits = [torch.equal(model(x), logits) for _ in range(50)]
+    for thread in threads:
+        thread.join()
+    assert all(same_logits) and len(seen) == 2 and all(torch.equal(one, alone) for one in seen)
+
+
+def test_an_overflow_stays_where_it_is(monkeypatch):
+    model = network(1, *HEADS["padded"][:2], dtype=torch.float32)
+    with torch.no_grad():
+        model[0][0].weight.abs_()
+    x, targets = torch.rand(6, 1, 17, 19), torch.arange(6) % 4
+    try:
+        whole = None
+        with monkeypatch.context() as patch:
+            patch.setattr(Head, "find", lambda *_: None)
+            whole = jsma(model, x, targets, max_features=6, value=3e38)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)[:20]):
+            jsma(model, x, targets, max_features=6, value=3e38)
+    else:
+        assert torch.equal(whole.passes, jsma(model, x, targets, max_features=6, value=3e38).passes)

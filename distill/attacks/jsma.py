@@ -147,16 +147,16 @@ def jsma(
     An image that has its target class already succeeds with no feature changed, whatever its true class. Ties
     go to the lowest feature index. In the loop nothing leaves the device but the sizes of the next batch.
 
-    If the network begins with convolutions of stride 1, their outputs are kept and recomputed only where features
-    changed, which moves results by no more than the order of floating-point sums does (`distill.attacks.local`). This is
-    tried out on two images at the start; a network for which it does not hold is run whole, as all are with bfloat16.
+    If the network is an `nn.Sequential` that begins with convolutions of stride 1, or one of Table I, their outputs are
+    kept and recomputed only where features changed, which moves results by no more than the order of floating-point sums
+    does (`distill.attacks.local`). All others are run whole, as all are with bfloat16.
     """
     weight = next(iter(model.parameters()), images)
     device = weight.device
     _check(images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision)
     if product and output == "logits":
         raise ValueError("product is True and output 'logits'; allowed with product are softmax, log_softmax")
-    with _frozen(model):
+    with _frozen(model), torch.autocast(device.type, enabled=False):
         ranker, judge = _cast(model, PRECISIONS[precision]), _cast(model, torch.float32)
         start = images.detach().to(device, next(iter(ranker.parameters()), images).dtype).contiguous()
         targets = targets.to(device)
@@ -166,7 +166,7 @@ def jsma(
         _check_classes("targets", targets, models.trial(judge, start[:8].float()).shape[1])
         rank = _Ranker(ranker, output, temperature, DIRECTIONS[direction], precision == "bfloat16")
         rule = _Rule(max_features, value, features_per_step, DIRECTIONS[direction], product)
-        size = min(len(start), batch_size or automatic_batch_size(rank, start[:1], targets[:1]))
+        size = min(len(start), batch_size or automatic_batch_size(rank, start[:1].clone(), targets[:1]))
         if precision != "bfloat16":
             rank.head = Head.find(ranker, start[:2], features_per_step)
         state = _State.new(start, max_features if trace else 0)
@@ -240,7 +240,7 @@ class _Ranker:
         leaf = self.head.cut() if self.head else x.detach().requires_grad_()
         with torch.enable_grad():
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
-                logits = self.head.rest(self.model, x, leaf) if self.head else self.model(leaf)
+                logits = self.head.rest(leaf) if self.head else self.model(leaf)
             logits = logits.to(x.dtype)
             scaled = logits / self.temperature
             out = {"softmax": F.softmax, "log_softmax": F.log_softmax}.get(self.output, lambda z, _: z)(scaled, 1)
@@ -444,6 +444,8 @@ def _check(images, targets, max_features, value, direction, output, temperature,
     features = images[0].numel() if len(images) else math.prod(images.shape[1:])
     if isinstance(max_features, bool) or not isinstance(max_features, int) or not 1 <= max_features <= features:
         raise ValueError(f"max_features is {max_features!r}; allowed is an integer from 1 to {features}, the image's features")
+    if features < features_per_step == 2:
+        raise ValueError("features_per_step is 2 and an image has one feature; allowed is features_per_step=1")
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"value is {value!r}; allowed is a finite number")
     if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):

@@ -7,16 +7,16 @@ both are computed whole. The result is the network's own, apart from the order i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models import Network
+
 SHARE = 0.25  # of a layer's output that the windows may cover; beyond it recomputing all is as fast
 TOLERANCE = 1e-3  # by which logits and gradients may differ from the network's own, relative to the largest
-FEW = 8  # channels
 
 
 class Layer:
@@ -32,7 +32,7 @@ class Layer:
 
     def __init__(self, conv: nn.Conv2d, rectified: bool, window: tuple[int, int]) -> None:
         self.weight, self.bias = conv.weight, conv.bias
-        self.kernel, self.padding = conv.kernel_size, (int(conv.padding[0]), int(conv.padding[1]))
+        self.kernel, self.padding = (conv.weight.shape[2], conv.weight.shape[3]), (int(conv.padding[0]), int(conv.padding[1]))
         self.rectified, self.window = rectified, window
         self.kept = torch.empty(0)
 
@@ -58,7 +58,7 @@ class Layer:
         """The gradient in the input ``below`` (B, H, W, C) from the one in the output (B, H', W', C')."""
         if self.rectified:
             gradient = torch.ops.aten.threshold_backward(gradient, self.kept, 0)
-        if below.shape[3] < FEW:
+        if self.weight[0].numel() <= len(self.weight):
             return self._few_channels(gradient, below)
         return torch.ops.aten.convolution_backward(
             gradient.permute(0, 3, 1, 2), below.permute(0, 3, 1, 2), self.weight, None, [1, 1], self.padding, [1, 1], False, [0, 0], 1,
@@ -66,7 +66,10 @@ class Layer:
         )[0].permute(0, 2, 3, 1)  # fmt: skip
 
     def _few_channels(self, gradient: Tensor, below: Tensor) -> Tensor:
-        """A matrix product and a sum of shifted images: a convolution to one channel or three leaves most of a CPU's lanes idle."""
+        """A matrix product, no larger than the gradient, and a sum of shifted images.
+
+        A convolution to one channel or three leaves most of a CPU's lanes idle.
+        """
         batch, height, width, channels = below.shape
         rows, columns = gradient.shape[1:3]
         flat = self.weight.permute(0, 2, 3, 1).flatten(1)  # (C', kernel area * C)
@@ -83,53 +86,53 @@ class Head:
 
     Parameters
     ----------
-    modules : list of nn.Module
-        `nn.Conv2d` and `nn.ReLU` as they follow one another in the network.
     layers : list of Layer
-        What they compute.
+    rest : list of nn.Module
+        What comes behind them, one after the other.
     """
 
-    def __init__(self, modules: list[nn.Module], layers: list[Layer]) -> None:
-        self.modules, self.layers = modules, layers
+    def __init__(self, layers: list[Layer], rest: list[nn.Module]) -> None:
+        self.layers, self.modules = layers, rest
         self.images = torch.empty(0)
 
     @classmethod
     def find(cls, model: nn.Module, x: Tensor, windows: int = 2) -> Head | None:
-        """The head of this network; None where it has none, where nothing is to be gained, or where it cannot be replaced.
+        """The head of this network; None where it has none, or where nothing is to be gained.
 
-        It is tried out on ``x`` (N, C, H, W), a few images: the network without its head has to give the same logits
-        and the same gradient from the head's output, and to make nothing else of the images.
+        A head is seen only where it is plain what a network computes: in an `nn.Sequential`, of others or not, and in the
+        networks of Table I, as far as no module has a hook or a `forward` of its own. It is tried out on ``x``
+        (N, C, H, W), a few images: it has to give the network's logits and gradient.
         """
+        modules = list(_sequence(model))
         layers: list[Layer] = []
-        modules: list[nn.Module] = []
-        window = (1, 1)
-        chain = _chain(model, x) if x.ndim == 4 else []
-        for at, (module, shape) in enumerate(chain):
-            if isinstance(module, nn.Conv2d):
-                window = (window[0] + module.kernel_size[0] - 1, window[1] + module.kernel_size[1] - 1)
-                if window[0] > shape[2] or window[1] > shape[3] or windows * window[0] * window[1] > SHARE * shape[2] * shape[3]:
-                    break
-                rectified = at + 1 < len(chain) and isinstance(chain[at + 1][0], nn.ReLU)
-                layers.append(Layer(module, rectified, window))
-            modules.append(module)
-        head = cls(modules, layers)
+        window, shape, at = (1, 1), x.shape[1:], 0
+        while x.ndim == 4 and at < len(modules) and (conv := _plain(modules[at])) is not None:
+            kernel = conv.weight.shape[2:]
+            window = (window[0] + kernel[0] - 1, window[1] + kernel[1] - 1)
+            size = [shape[1 + axis] + 2 * int(conv.padding[axis]) - kernel[axis] + 1 for axis in (0, 1)]
+            if window[0] > size[0] or window[1] > size[1] or windows * window[0] * window[1] > SHARE * size[0] * size[1]:
+                break
+            rectified = at + 1 < len(modules) and type(modules[at + 1]) is nn.ReLU and not _changed(modules[at + 1])
+            layers.append(Layer(conv, rectified, window))
+            at, shape = at + 1 + rectified, torch.Size((len(conv.weight), *size))
+        head = cls(layers, modules[at:])
         return head if layers and head._agrees(model, x) else None
 
     def _agrees(self, model: nn.Module, x: Tensor) -> bool:
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             leaf = x.detach().clone().requires_grad_()
             logits = model(leaf)
             mixed = torch.linspace(-1, 1, logits[0].numel(), dtype=logits.dtype, device=logits.device)
             (gradient,) = torch.autograd.grad((logits * mixed).sum(), leaf)
-            self.fill(x)
-            cut = self.cut()
             try:
-                again = self.rest(model, torch.full_like(x, torch.nan), cut)
-                (above,) = torch.autograd.grad((again * mixed).sum(), cut, allow_unused=True)
-            except Exception:  # whatever a network says that looks at the images once more, or changes the head's output in place
+                self.fill(x)
+                cut = self.cut()
+                again = self.rest(cut)
+                (above,) = torch.autograd.grad((again * mixed).sum(), cut)
+                pairs = ((logits, again), (gradient, self.back(above)))
+            except RuntimeError:  # of a module that changes what it is given, and may not change a leaf
                 return False
-        pairs = [(logits, again)] + ([] if above is None else [(gradient, self.back(above))])
-        return len(pairs) == 2 and all(bool(((one - other).abs() <= TOLERANCE * one.abs().max()).all()) for one, other in pairs)
+        return all(one.shape == other.shape and bool(((one - other).abs() <= TOLERANCE * one.abs().max()).all()) for one, other in pairs)
 
     def fill(self, x: Tensor) -> None:
         """Take images (B, C, H, W) into work, instead of those that were."""
@@ -166,13 +169,11 @@ class Head:
         """The head's output (B, C, H, W) as a leaf that requires a gradient."""
         return self.layers[-1].kept.permute(0, 3, 1, 2).detach().requires_grad_()
 
-    def rest(self, model: nn.Module, x: Tensor, cut: Tensor) -> Tensor:
+    def rest(self, cut: Tensor) -> Tensor:
         """The network's logits from the head's output ``cut``."""
-        with ExitStack() as stack:
-            for module in self.modules[:-1]:
-                stack.enter_context(_instead(module, lambda below: below))
-            stack.enter_context(_instead(self.modules[-1], lambda below: cut))
-            return model(x)
+        for module in self.modules:
+            cut = module(cut)
+        return cut
 
     def back(self, gradient: Tensor) -> Tensor:
         """The gradient in the images (B, C, H, W) from the one in the head's output."""
@@ -188,46 +189,27 @@ def _last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _chain(model: nn.Module, x: Tensor) -> list[tuple[nn.Module, torch.Size]]:
-    """The modules that the images go through one after the other, as far as they are of the kinds known here, and their outputs' shapes."""
-    calls: list[tuple[nn.Module, tuple, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs, output)))
-        for module in model.modules()
-        if type(module) in (nn.Conv2d, nn.ReLU)
-    ]
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    chain: list[tuple[nn.Module, torch.Size]] = []
-    below = x
-    for module, inputs, output in calls:
-        once = sum(other is module for other, _, _ in calls) == 1
-        if not once or len(inputs) != 1 or inputs[0] is not below or not _known(module, convolved=bool(chain)):
-            break
-        chain.append((module, output.shape))
-        below = output
-    return chain
+def _sequence(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that are computed one after the other, as far as the network is nothing but a sequence."""
+    if type(model) in (nn.Sequential, Network) and not _changed(model):
+        for module in model.children():
+            yield from _sequence(module)
+    else:
+        yield model
 
 
-def _known(module: nn.Module, convolved: bool) -> bool:
-    if isinstance(module, nn.Conv2d):
-        plain = module.stride == (1, 1) and module.dilation == (1, 1) and module.groups == 1
-        return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return convolved
+def _changed(module: nn.Module) -> bool:
+    """Whether calling this module does anything else than its class says: hooks, a forward of its own, a compiled one."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in hooks) or "forward" in vars(module) or module._compiled_call_impl is not None
 
 
-@contextmanager
-def _instead(module: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """The module computes something else."""
-    vars(module)["forward"] = function
-    try:
-        yield
-    finally:
-        del vars(module)["forward"]
+def _plain(module: nn.Module) -> nn.Conv2d | None:
+    """The module, if it is a convolution that a window can be computed of."""
+    if type(module) is not nn.Conv2d or _changed(module) or not isinstance(module.padding, tuple):
+        return None
+    plain = (module.stride, module.dilation, module.groups, module.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
+    return module if plain and len(module.padding) == 2 and isinstance(module.weight, nn.Parameter) else None
 
 
 def _places(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -250,5 +232,5 @@ def _patches(images: Tensor, top: Tensor, left: Tensor, height: int, width: int,
     place, inside = _places(images, top, left, height, width)
     found = images.view(-1, images.shape[3]).index_select(0, place.flatten())
     if padded:
-        found = found * inside.flatten()[:, None]
+        found = found.masked_fill(~inside.flatten()[:, None], 0)
     return found.view(-1, height, width, images.shape[3])
