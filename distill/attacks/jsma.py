@@ -166,7 +166,7 @@ def jsma(
         _check_classes("targets", targets, models.trial(judge, start[:8].float()).shape[1])
         rank = _Ranker(ranker, output, temperature, DIRECTIONS[direction], precision == "bfloat16")
         rule = _Rule(max_features, value, features_per_step, DIRECTIONS[direction], product)
-        size = min(len(start), batch_size or automatic_batch_size(rank, start[:1].clone(), targets[:1]))
+        size = min(len(start), batch_size or automatic_batch_size(rank, start[:1].clone(), targets[:1].clone()))
         if precision != "bfloat16":
             rank.head = Head.find(ranker, start[:2], features_per_step)
         state = _State.new(start, max_features if trace else 0)
