@@ -217,10 +217,12 @@ def _staged(store: Path, name: str) -> Iterator[Path]:
 
     It lies in the run's work folder, so that what a killed process leaves goes when the run is done.
     """
-    work, staging = store / ".work" / name, None
+    work = store / ".work" / name
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=work, prefix="part-"))
+        staging = _new_part(work)
+    except OSError as error:
+        raise _cannot_write(store, error) from None
+    try:
         yield staging
         for file in staging.iterdir():
             with file.open("rb") as stream:
@@ -231,10 +233,18 @@ def _staged(store: Path, name: str) -> Iterator[Path]:
         if not (store / name).exists():
             raise _cannot_write(store, error) from None
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         with contextlib.suppress(OSError):
             work.rmdir()
+
+
+def _new_part(work: Path) -> Path:
+    """A new folder in a run's work folder, which another process that is done with the run may take away at any time."""
+    for _ in range(100):
+        work.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return Path(tempfile.mkdtemp(dir=work, prefix="part-"))
+    raise FileNotFoundError(f"{work} is taken away again and again")
 
 
 def _cannot_write(store: Path, error: Exception) -> StoreError:

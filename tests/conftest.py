@@ -22,3 +22,8 @@ def data_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def digits(data_root) -> data.Images:
     return data.load("mnist-5k", train=False, root=data_root)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first, so that no process of pytest-xdist is left with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_book.py")

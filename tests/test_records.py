@@ -129,6 +129,22 @@ def test_four_processes_on_one_store(tmp_path):
     assert not list(tmp_path.glob(".part-*"))
 
 
+def test_a_work_folder_that_another_process_takes_away_is_made_again(tmp_path, monkeypatch):
+    make, taken = records.tempfile.mkdtemp, []
+
+    def raced(dir, prefix):
+        if len(taken) < 3:
+            taken.append(dir)
+            dir.rmdir()
+        return make(dir=dir, prefix=prefix)
+
+    monkeypatch.setattr(records.tempfile, "mkdtemp", raced)
+    assert write(tmp_path, value=0.5).table()["accuracy"].tolist() == [0.5] and len(taken) == 3
+    monkeypatch.setattr(records.tempfile, "mkdtemp", lambda dir, prefix: dir.rmdir() or make(dir=dir, prefix=prefix))
+    with pytest.raises(records.StoreError, match="cannot write"):
+        write(tmp_path, CONFIG | {"seed": 7}, value=0.5)
+
+
 def test_a_claim_goes_with_its_process(tmp_path):
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
