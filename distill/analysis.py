@@ -142,7 +142,7 @@ def seed_table(rows: pd.DataFrame, table: Callable[[pd.DataFrame], pd.DataFrame]
     -------
     DataFrame
         ``profile``, ``dataset``, ``temperature`` and, of the split, ``variant``; ``seeds`` and ``each`` (lists: the value of
-        each seed), ``least``, ``most`` and ``deviation`` (standard deviation over the seeds), ``error`` (mean standard
+        each seed), ``least``, ``most`` and ``standard_deviation`` (standard deviation over the seeds), ``standard_error`` (mean standard
         error over images within a seed: a 3.92th of its interval), ``images``, ``records`` (list).
     """
     tables = [table(own).assign(seed=seed) for seed, own in (rows.groupby("seed") if len(rows) else ())]
@@ -155,8 +155,8 @@ def seed_table(rows: pd.DataFrame, table: Callable[[pd.DataFrame], pd.DataFrame]
         if len(group) > 1:
             out.append({
                 **dict(zip(keys, key, strict=True)), "seeds": group["seed"].tolist(), "each": group["ours"].tolist(),
-                "least": group["ours"].min(), "most": group["ours"].max(), "deviation": group["ours"].std(),
-                "error": ((group["high"] - group["low"]) / 3.92).mean(), "images": group["images"].iloc[0], "records": group["record"].tolist(),
+                "least": group["ours"].min(), "most": group["ours"].max(), "standard_deviation": group["ours"].std(),
+                "standard_error": ((group["high"] - group["low"]) / 3.92).mean(), "images": group["images"].iloc[0], "records": group["record"].tolist(),
             })  # fmt: skip
     return pd.DataFrame(out)
 

@@ -22,7 +22,7 @@ OURS_COLUMNS = ("ours", "low", "high")
 RECIPES = {"paper": "the paper's recipe", "quick": "short training", "smoke": "smoke test"}
 
 
-def start() -> None:
+def set_style() -> None:
     """Set the style of every figure."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font="DejaVu Sans")  # which comes with matplotlib
     mpl.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True, "axes.titleweight": "bold"})
@@ -30,7 +30,7 @@ def start() -> None:
 
 def panels_of(table: pd.DataFrame) -> tuple[Figure, list[Axes]]:
     """A figure with a panel for each data set of the table."""
-    start()
+    set_style()
     count = max(1, table["dataset"].nunique())
     figure, panels = plt.subplots(1, count, figsize=(4.9 * count if count > 1 else 6, 3.9), squeeze=False)
     return figure, list(panels[0])
@@ -49,17 +49,20 @@ def interval_line(axes: Axes, rows: pd.DataFrame, names: list[str], *, shift: fl
     own = rows.set_index("temperature").reindex(names)
     value, low, high = (own[column].to_numpy(float) for column in columns)
     axes.errorbar(
-        np.arange(len(names)) + shift, value, yerr=bars(value, low, high), **{"markersize": 6, "capsize": 3, "linewidth": 1.6, **style}
+        np.arange(len(names)) + shift,
+        value,
+        yerr=error_bars(value, low, high),
+        **{"markersize": 6, "capsize": 3, "linewidth": 1.6, **style},
     )
-    page.mark(axes, np.arange(len(names)) + shift, value, points(own, columns, series=style["label"], T=names))
+    page.mark(axes, np.arange(len(names)) + shift, value, point_rows(own, columns, series=style["label"], T=names))
 
 
-def bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
+def error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
     """How far an interval reaches below and above its value, for `Axes.errorbar`; an end that is not known reaches nowhere."""
     return [np.nan_to_num(part.clip(min=0), posinf=0.0) for part in (value - low, high - value)]
 
 
-def points(own: pd.DataFrame, columns: tuple[str, str, str], **what: Any) -> list[dict[str, Any]]:
+def point_rows(own: pd.DataFrame, columns: tuple[str, str, str], **what: Any) -> list[dict[str, Any]]:
     """Rows for `page.mark`: what each is of, its value and interval, how many attacks and images it stands on, and its record."""
     counts = [name for name in ("attacks", "images", "record") if name in own]
     given = own[[*columns, *counts]].set_axis(["value", "low", "high", *counts], axis=1)

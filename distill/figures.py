@@ -20,13 +20,13 @@ from distill.drawing import (
     OURS,
     OURS_COLUMNS,
     RECIPES,
-    bars,
+    error_bars,
     interval_line,
     legend_below,
     panels_of,
     paper_line,
-    points,
-    start,
+    point_rows,
+    set_style,
     temperature_axis,
 )
 from distill.plans import MAX_FEATURES
@@ -201,7 +201,7 @@ def invariance(table: pd.DataFrame) -> Figure:
                       label="undefended" if name == "none" else f"T = {name}")  # fmt: skip
             axes.fill_between(own["attack_temperature"], own["low"], own["high"], color=colour, alpha=0.15, linewidth=0)
             page.mark(axes, own["attack_temperature"], own["ours"],
-                      points(own, OURS_COLUMNS, **{"T": name, "T'": own["attack_temperature"].map("{:g}".format)}))  # fmt: skip
+                      point_rows(own, OURS_COLUMNS, **{"T": name, "T'": own["attack_temperature"].map("{:g}".format)}))  # fmt: skip
         axes.axvline(1, color="0.35", linewidth=1)
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104), xscale="log", xlabel="logits divided by T'")
     panels[0].set_ylabel("JSMA success rate (%)")
@@ -219,14 +219,17 @@ def budget_curves(curves: dict[str, pd.DataFrame], *, mark: int = MAX_FEATURES) 
     mark : int
         The budget to mark.
     """
-    start()
+    set_style()
     figure, axes = plt.subplots(figsize=(6.4, 3.9))
     for number, (text, curve) in enumerate(curves.items()):
         colour = sns.color_palette("colorblind")[number % 10]
         axes.plot(curve["budget"], curve["ours"], color=colour, label=text)
         axes.fill_between(curve["budget"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
         page.mark(
-            axes, curve["budget"], curve["ours"], points(curve, OURS_COLUMNS, series=text, budget=curve["budget"].astype(str) + " features")
+            axes,
+            curve["budget"],
+            curve["ours"],
+            point_rows(curve, OURS_COLUMNS, series=text, budget=curve["budget"].astype(str) + " features"),
         )
     axes.axvline(mark, color="0.35", linewidth=1)
     axes.set(ylim=(-4, 104), xlabel="features that may be changed", ylabel="success of the exact attack (%)")
@@ -246,7 +249,7 @@ def pictures(rows: pd.DataFrame, value: float, *, columns: int = 10) -> Figure:
     columns : int
         Pictures a line.
     """
-    start()
+    set_style()
     lines = -(-len(rows) // columns)
     figure, grid = plt.subplots(lines, columns, figsize=(0.95 * columns, 1.12 * lines), squeeze=False)
     for axes in grid.flat:
@@ -271,7 +274,7 @@ def soft_labels(logits: dict[float, pd.Series], pixels: pd.Series, *, classes: i
         Features (n,) of the images to show, by test index.
     classes : int
     """
-    start()
+    set_style()
     figure, grid = plt.subplots(1 + len(logits), len(pixels), figsize=(1.7 * len(pixels), 1.3 * (1 + len(logits))), squeeze=False)
     for column, (image, values) in enumerate(pixels.items()):
         _show(grid[0, column], np.asarray(values, np.float32))
@@ -299,7 +302,7 @@ def saliency(rows: pd.DataFrame) -> Figure:
     rows : DataFrame
         Rows of the stage "gallery" of one image, with ``pixels`` and ``saliency``.
     """
-    start()
+    set_style()
     figure, grid = plt.subplots(2, 5, figsize=(8.2, 3.7))
     _show(grid[0, 0], np.asarray(rows["pixels"].iloc[0], np.float32))
     grid[0, 0].set_title(f"the image: {rows['source'].iloc[0]}", fontsize=9, fontweight="normal")
@@ -324,7 +327,7 @@ def path(rows: pd.DataFrame, value: float) -> Figure:
     value : float
         What a changed feature was set to.
     """
-    start()
+    set_style()
     row = rows.iloc[0]
     figure, grid = plt.subplots(1, 5, figsize=(8.2, 2.0))
     order = np.asarray(row["trace"], int)
@@ -358,7 +361,7 @@ def amplitudes(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.amplitude_table`, of one profile a data set.
     """
-    start()
+    set_style()
     datasets = list(table["dataset"].unique())
     columns = analysis.ARITHMETICS
     figure, grid = plt.subplots(
@@ -374,7 +377,7 @@ def amplitudes(table: pd.DataFrame) -> Figure:
                 own = rows[rows["bin"] == number].set_index("temperature").reindex(names)
                 shares = own["ours"].fillna(0).to_numpy()
                 axes.bar(names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, label=f"{low} to {high}")
-                of = points(own, OURS_COLUMNS, T=names, bin=f"amplitude {low} to {high}", paper=own["paper"])
+                of = point_rows(own, OURS_COLUMNS, T=names, bin=f"amplitude {low} to {high}", paper=own["paper"])
                 page.mark(axes, range(len(names)), below + shares, of, bottom=below, width=0.8)
                 below = below + shares
             axes.set(title=f"{comparison.title(dataset)}\n{text}", ylim=(0, 100))
@@ -395,7 +398,7 @@ def amplitude_quantiles(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.amplitude_quantiles`, of one profile a data set.
     """
-    start()
+    set_style()
     figure, axes = plt.subplots(figsize=(6.8, 4.1))
     names = comparison.in_order(table["temperature"].unique())
     for number, (dataset, rows) in enumerate(table.groupby("dataset", sort=False)):
@@ -433,7 +436,7 @@ def saturation(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.confidence_table`.
     """
-    start()
+    set_style()
     names = comparison.in_order(table["temperature"].unique())
     figure, panels = plt.subplots(1, 2, figsize=(9.8, 3.9))
     for number, ((profile, dataset), rows) in enumerate(table.groupby(["profile", "dataset"], sort=False)):
@@ -467,16 +470,16 @@ def ablations(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `analysis.ablation_table`, of one profile a data set.
     """
-    start()
+    set_style()
     count = max(1, table["dataset"].nunique())
     figure, panels = plt.subplots(count, 1, figsize=(8.2, 0.9 + 0.42 * len(table)), squeeze=False)
     for axes, (dataset, rows) in zip(panels[:, 0], table.groupby("dataset", sort=False), strict=False):
         places = np.arange(len(rows))[::-1]
         for number, (column, text) in enumerate((("ours", "the paper's attack, float32"), ("exact", "in exact arithmetic"))):
             value, low, high = (rows[name].to_numpy(float) for name in (column, f"{column}_low", f"{column}_high"))
-            axes.errorbar(value, places - 0.16 * number, xerr=bars(value, low, high), linestyle="none", marker=MARKERS[number], markersize=6, capsize=3,
+            axes.errorbar(value, places - 0.16 * number, xerr=error_bars(value, low, high), linestyle="none", marker=MARKERS[number], markersize=6, capsize=3,
                           color=COLOURS[2 * number], label=text)  # fmt: skip
-            page.mark(axes, value, places - 0.16 * number, points(rows, (column, f"{column}_low", f"{column}_high"), series=text,
+            page.mark(axes, value, places - 0.16 * number, point_rows(rows, (column, f"{column}_low", f"{column}_high"), series=text,
                       network=rows["what"].to_numpy(), T=rows["temperature"].to_numpy()))  # fmt: skip
         names = [w.split(" (")[0] + ("" if t == "none" else f", T = {t}") for w, t in zip(rows["what"], rows["temperature"], strict=True)]
         axes.set_yticks(places, names)
@@ -494,7 +497,7 @@ def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
     history : dict of str to DataFrame
         Label to rows of ``epoch`` and ``accuracy``.
     """
-    start()
+    set_style()
     figure, axes = plt.subplots(figsize=(6.4, 3.9))
     for number, (text, curve) in enumerate(history.items()):
         axes.plot(curve["epoch"], 100 * curve["accuracy"], marker=MARKERS[number % len(MARKERS)], markersize=4,
@@ -582,8 +585,8 @@ def seed_text(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
         "training": [RECIPES.get(p, p) for p in table["profile"]],
         "T": table["temperature"], **variants,
         "each seed": [", ".join(f"{value:.{digits}f}" for value in each) for each in table["each"]],
-        "standard deviation over seeds": table["deviation"].map(f"{{:.{digits}f}}".format),
-        "standard error over images": table["error"].map(f"{{:.{digits}f}}".format),
+        "standard deviation over seeds": table["standard_deviation"].map(f"{{:.{digits}f}}".format),
+        "standard error over images": table["standard_error"].map(f"{{:.{digits}f}}".format),
         "images": [f"{n:,}" for n in table["images"]],
     })  # fmt: skip
 

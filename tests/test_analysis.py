@@ -69,9 +69,9 @@ def test_seeds_stand_beside_the_interval_of_one():
     (row,) = table.to_dict("records")
     assert (row["temperature"], row["variant"], row["seeds"], row["records"]) == ("100", "float32", [0, 1, 2], ["r0", "r1", "r2"])
     assert row["each"] == pytest.approx([500 / 6, 200 / 6, 300 / 6]) and (row["least"], row["most"]) == pytest.approx((200 / 6, 500 / 6))
-    assert row["deviation"] == pytest.approx(np.std(row["each"], ddof=1))
+    assert row["standard_deviation"] == pytest.approx(np.std(row["each"], ddof=1))
     widths = [metrics.success_rate(own) for _, own in attacks.groupby("seed")]
-    assert row["error"] == pytest.approx(np.mean([100 * (w.high - w.low) / 3.92 for w in widths]))
+    assert row["standard_error"] == pytest.approx(np.mean([100 * (w.high - w.low) / 3.92 for w in widths]))
     assert figures.seed_text(table)["each seed"].tolist() == ["83.3, 33.3, 50.0"]
     assert analysis.seed_table(alone, analysis.split_table).empty and analysis.seed_table(alone[:0], analysis.split_table).empty
 

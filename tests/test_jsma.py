@@ -373,7 +373,7 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["whole", "head kept"])
+@pytest.mark.parametrize("kept", [False, True], ids=["whole", "stem kept"])
 @pytest.mark.parametrize("output", module.OUTPUTS)
 def test_the_loop_runs_on_cuda_tensors_and_reads_one_size_a_step(output, kept, monkeypatch):
     """No GPU is needed: under FakeTensorMode tensors have a device and a shape but no values.
@@ -391,9 +391,9 @@ def test_the_loop_runs_on_cuda_tensors_and_reads_one_size_a_step(output, kept, m
             model = models.Network(1, 32, 64, 200, 64 * 4 * 4, 0.5)
         x, targets = torch.zeros(10, 1, 28, 28, device="cuda"), torch.zeros(10, dtype=torch.int64, device="cuda")
         with module._frozen(model):
-            monkeypatch.setattr(module.Head, "_agrees", lambda *_: kept)  # it compares values
-            rank = module._Ranker(model, output, 1.0, 1, False, module.Head.find(model, x[:2]))
-            assert bool(rank.head) == kept
+            monkeypatch.setattr(module.Stem, "_agrees", lambda *_: kept)  # it compares values
+            rank = module._Ranker(model, output, 1.0, 1, False, module.Stem.find(model, x[:2]))
+            assert bool(rank.stem) == kept
             rule = module._Rule(112, 1.0, 2, 1)
             state = module._State.new(x, 112)
             with Transfers() as transfers, module.tqdm(disable=True) as bar:

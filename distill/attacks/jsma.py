@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distill import models
-from distill.attacks.local import Head
 from distill.attacks.saliency import Pair, best_of_candidates, best_pair, best_single, candidates, top_two
+from distill.attacks.stem import Stem
 
 __all__ = ["JSMAResult", "Pair", "Status", "all_targets", "best_pair", "jsma"]
 
@@ -149,7 +149,7 @@ def jsma(
 
     If the network is an `nn.Sequential` that begins with convolutions of stride 1, or one of Table I, their outputs are
     kept and recomputed only where features changed, which moves results by no more than the order of floating-point sums
-    does (`distill.attacks.local`). All others are run whole, as all are with bfloat16.
+    does (`distill.attacks.stem`). All others are run whole, as all are with bfloat16.
     """
     weight = next(iter(model.parameters()), images)
     device = weight.device
@@ -168,7 +168,7 @@ def jsma(
         rule = _Rule(max_features, value, features_per_step, DIRECTIONS[direction], product)
         size = min(len(start), batch_size or automatic_batch_size(rank, start[:1].clone(), targets[:1].clone()))
         if precision != "bfloat16":
-            rank.head = Head.find(ranker, start[:2], features_per_step)
+            rank.stem = Stem.find(ranker, start[:2], features_per_step)
         state = _State.new(start, max_features if trace else 0)
         todo, fresh = torch.arange(len(start), device=device), True
         with tqdm(total=len(start), desc="JSMA", unit="attack", disable=not progress, leave=False) as bar:
@@ -229,7 +229,7 @@ class _Ranker:
     temperature: float
     sign: int
     bfloat16: bool
-    head: Head | None = None  # kept between steps for the batch in work
+    stem: Stem | None = None  # kept between steps for the batch in work
     backward_passes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -237,18 +237,18 @@ class _Ranker:
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class (B,), alpha and, for logits, beta, both (B, n), in the direction in which features move."""
-        leaf = self.head.cut() if self.head else x.detach().requires_grad_()
+        leaf = self.stem.cut() if self.stem else x.detach().requires_grad_()
         with torch.enable_grad():
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
-                logits = self.head.rest(leaf) if self.head else self.model(leaf)
+                logits = self.stem.rest(leaf) if self.stem else self.model(leaf)
             logits = logits.to(x.dtype)
             scaled = logits / self.temperature
             out = {"softmax": F.softmax, "log_softmax": F.log_softmax}.get(self.output, lambda z, _: z)(scaled, 1)
             chosen = out.gather(1, target[:, None]).sum()
             (alpha,) = torch.autograd.grad(chosen, leaf, retain_graph=self.output == "logits")
             every = torch.autograd.grad(out.sum(), leaf)[0] if self.output == "logits" else None
-        if self.head:
-            alpha, every = self.head.back(alpha), None if every is None else self.head.back(every)
+        if self.stem:
+            alpha, every = self.stem.back(alpha), None if every is None else self.stem.back(every)
         beta = None if every is None else self.sign * (every - alpha).flatten(1)
         return logits.detach().argmax(1), self.sign * alpha.flatten(1), beta
 
@@ -314,8 +314,8 @@ class _Decision(NamedTuple):
 def _run_queue(rank: _Ranker, rule: _Rule, state: _State, todo: Tensor, targets: Tensor, size: int, fresh: bool, bar: tqdm) -> None:
     """Run the attacks ``todo`` to their ends, ``size`` at a time, and write what became of them into ``state``."""
     batch, waiting = _Batch.load(state, targets, todo[:size], fresh), size
-    if rank.head:
-        rank.head.fill(batch.x)
+    if rank.stem:
+        rank.stem.fill(batch.x)
     while len(batch.job):
         predicted, alpha, beta = rank(batch.x, batch.target)
         decision = _decide(rule, batch, predicted, alpha, beta)
@@ -328,8 +328,8 @@ def _run_queue(rank: _Ranker, rule: _Rule, state: _State, todo: Tensor, targets:
             dead = torch.where(stuck, _stuck_status(alpha, beta, decision.usable), dead)
             chosen, going = torch.stack([pair.first, pair.second], 1), going & ~stuck
         batch = _step(rule, batch, chosen, going)._replace(dead=dead)
-        if rank.head:
-            rank.head.move(batch.x, chosen)
+        if rank.stem:
+            rank.stem.move(batch.x, chosen)
         if not ended:
             continue
         order = decision.stop.to(torch.int8).argsort(descending=True, stable=True)
@@ -344,13 +344,13 @@ def _run_queue(rank: _Ranker, rule: _Rule, state: _State, todo: Tensor, targets:
             new = _Batch.load(state, targets, todo[waiting : waiting + taken], fresh)
             batch = _Batch(*(old.index_copy(0, over[:taken], fill) for old, fill in zip(batch, new, strict=True)))
             waiting += taken
-            if rank.head:
-                rank.head.replace(over[:taken], new.x)
+            if rank.stem:
+                rank.stem.replace(over[:taken], new.x)
         if taken < ended:  # nothing waits: the batch shrinks
             keep = torch.cat([order[ended:], over[:taken]])
             batch = _Batch(*(old[keep] for old in batch))
-            if rank.head:
-                rank.head.keep(keep)
+            if rank.stem:
+                rank.stem.keep(keep)
 
 
 def _decide(rule: _Rule, batch: _Batch, predicted: Tensor, alpha: Tensor, beta: Tensor | None) -> _Decision:

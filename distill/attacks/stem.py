@@ -81,8 +81,8 @@ class Layer:
         return total[:, self.padding[0] :, self.padding[1] :][:, :height, :width]
 
 
-class Head:
-    """The convolutions at the head of a network, with their outputs for the images in work.
+class Stem:
+    """The convolutions at the stem of a network, with their outputs for the images in work.
 
     Parameters
     ----------
@@ -96,10 +96,10 @@ class Head:
         self.images = torch.empty(0)
 
     @classmethod
-    def find(cls, model: nn.Module, x: Tensor, windows: int = 2) -> Head | None:
-        """The head of this network; None where it has none, or where nothing is to be gained.
+    def find(cls, model: nn.Module, x: Tensor, windows: int = 2) -> Stem | None:
+        """The stem of this network; None where it has none, or where nothing is to be gained.
 
-        A head is seen only where it is plain what a network computes: in an `nn.Sequential`, of others or not, and in the
+        A stem is seen only where it is plain what a network computes: in an `nn.Sequential`, of others or not, and in the
         networks of Table I, as far as no module has a hook or a `forward` of its own. It is tried out on ``x``
         (N, C, H, W), a few images: it has to give the network's logits and gradient.
         """
@@ -115,8 +115,8 @@ class Head:
             rectified = at + 1 < len(modules) and type(modules[at + 1]) is nn.ReLU and not _changed(modules[at + 1])
             layers.append(Layer(conv, rectified, window))
             at, shape = at + 1 + rectified, torch.Size((len(conv.weight), *size))
-        head = cls(layers, modules[at:])
-        return head if layers and head._agrees(model, x) else None
+        stem = cls(layers, modules[at:])
+        return stem if layers and stem._agrees(model, x) else None
 
     def _agrees(self, model: nn.Module, x: Tensor) -> bool:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -166,17 +166,17 @@ class Head:
             below = layer.kept
 
     def cut(self) -> Tensor:
-        """The head's output (B, C, H, W) as a leaf that requires a gradient."""
+        """The stem's output (B, C, H, W) as a leaf that requires a gradient."""
         return self.layers[-1].kept.permute(0, 3, 1, 2).detach().requires_grad_()
 
     def rest(self, cut: Tensor) -> Tensor:
-        """The network's logits from the head's output ``cut``."""
+        """The network's logits from the stem's output ``cut``."""
         for module in self.modules:
             cut = module(cut)
         return cut
 
     def back(self, gradient: Tensor) -> Tensor:
-        """The gradient in the images (B, C, H, W) from the one in the head's output."""
+        """The gradient in the images (B, C, H, W) from the one in the stem's output."""
         gradient = _last(gradient)
         inputs = [self.images, *(layer.kept for layer in self.layers[:-1])]
         for layer, below in zip(reversed(self.layers), reversed(inputs), strict=True):

@@ -1,4 +1,4 @@
-"""The kept head of a network gives what the whole network gives, after any change, or is not used."""
+"""The kept stem of a network gives what the whole network gives, after any change, or is not used."""
 
 import threading
 
@@ -8,11 +8,11 @@ from torch import nn
 
 from distill import jsma, models
 from distill.attacks import jsma as module
-from distill.attacks.local import Head
+from distill.attacks.stem import Stem
 
 
 def network(channels, *layers, size=(17, 19), dtype=torch.float64):
-    """A network whose head is ``layers``: (output channels, kernel, padding, whether a ReLU follows)."""
+    """A network whose stem is ``layers``: (output channels, kernel, padding, whether a ReLU follows)."""
     torch.manual_seed(0)
     parts = []
     width = channels
@@ -30,19 +30,19 @@ def expected(model, x, mixed):
     return logits.detach(), torch.autograd.grad((logits * mixed).sum(), leaf)[0]
 
 
-def found(head, mixed):
-    cut = head.cut()
-    logits = head.rest(cut)
-    return logits.detach(), head.back(torch.autograd.grad((logits * mixed).sum(), cut)[0])
+def found(stem, mixed):
+    cut = stem.cut()
+    logits = stem.rest(cut)
+    return logits.detach(), stem.back(torch.autograd.grad((logits * mixed).sum(), cut)[0])
 
 
-def same(head, model, x):
+def same(stem, model, x):
     mixed = torch.linspace(-1, 2, 4, dtype=x.dtype)
-    for one, other in zip(expected(model, x, mixed), found(head, mixed), strict=True):
+    for one, other in zip(expected(model, x, mixed), found(stem, mixed), strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
-HEADS = {
+STEMS = {
     "two layers": [(5, 3, 0, True), (4, 3, 0, False)],
     "padded": [(5, 3, 1, True), (9, 3, 1, True), (3, 3, 2, False)],
     "one layer": [(3, 5, 2, True)],
@@ -52,44 +52,44 @@ HEADS = {
 
 
 @pytest.mark.parametrize("channels", [1, 3, 9])
-@pytest.mark.parametrize("layers", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("layers", STEMS.values(), ids=STEMS)
 def test_after_any_changes_all_is_as_if_computed_anew(layers, channels, monkeypatch):
-    monkeypatch.setattr("distill.attacks.local.SHARE", 10.0)  # whether it pays or not
+    monkeypatch.setattr("distill.attacks.stem.SHARE", 10.0)  # whether it pays or not
     model = network(channels, *layers)
     x = torch.rand(6, channels, 17, 19, dtype=torch.float64)
-    head = Head.find(model, x[:2])
-    assert len(head.layers) == len(layers)
-    head.fill(x)
+    stem = Stem.find(model, x[:2])
+    assert len(stem.layers) == len(layers)
+    stem.fill(x)
     features = x[0].numel()
     generator = torch.Generator().manual_seed(1)
     corners = torch.tensor([[0, 18], [0, 1], [features - 1, 16 * 19], [18, 18 + 19], [features - 19, features - 1], [40, 41]])
     for step in range(12):
         chosen = corners if step == 0 else torch.randint(features, (len(x), 2), generator=generator)
         x = x.flatten(1).scatter(1, chosen, torch.rand(len(x), 2, dtype=x.dtype, generator=generator)).view_as(x)
-        head.move(x, chosen)
+        stem.move(x, chosen)
         if step == 4:
             x = x.index_copy(0, torch.tensor([1, 4]), torch.rand(2, *x.shape[1:], dtype=x.dtype))
-            head.replace(torch.tensor([4, 1]), x[[4, 1]])
+            stem.replace(torch.tensor([4, 1]), x[[4, 1]])
         if step == 8:
             rows = torch.tensor([5, 0, 3])
             x = x[rows]
-            head.keep(rows)
+            stem.keep(rows)
         corners = corners[: len(x)]
-        same(head, model, x)
+        same(stem, model, x)
 
 
 @pytest.mark.parametrize("per_step", [1, 2])
 @pytest.mark.parametrize("output", module.OUTPUTS)
 def test_attacks_are_the_same_with_and_without(output, per_step, monkeypatch):
-    model = network(1, *HEADS["padded"][:2], dtype=torch.float32)
+    model = network(1, *STEMS["padded"][:2], dtype=torch.float32)
     x, targets = torch.rand(30, 1, 17, 19), torch.arange(30) % 4
     options = {"max_features": 40, "output": output, "features_per_step": per_step, "batch_size": 7, "trace": True, "precision": "float64"}
-    heads = []
-    find = Head.find
-    monkeypatch.setattr(Head, "find", lambda *arguments: heads.append(find(*arguments)) or heads[-1])
+    stems = []
+    find = Stem.find
+    monkeypatch.setattr(Stem, "find", lambda *arguments: stems.append(find(*arguments)) or stems[-1])
     kept = jsma(model, x, targets, **options)
-    assert len(heads) == 1 and heads[0].layers
-    monkeypatch.setattr(Head, "find", lambda *_: None)
+    assert len(stems) == 1 and stems[0].layers
+    monkeypatch.setattr(Stem, "find", lambda *_: None)
     whole = jsma(model, x, targets, **options)
     assert kept.success.any() and kept.features_changed.unique().numel() > 3
     for name in ("adversarial", "success", "features_changed", "iterations", "status", "passes", "trace"):
@@ -97,7 +97,7 @@ def test_attacks_are_the_same_with_and_without(output, per_step, monkeypatch):
 
 
 def plain(first=None, *, channels=1, last=nn.Tanh):
-    """A network of two convolutions on images of 20 x 20, which has a head."""
+    """A network of two convolutions on images of 20 x 20, which has a stem."""
     torch.manual_seed(3)
     first = first or nn.Conv2d(channels, 4, 3, padding=1)
     return nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3), last(), nn.Flatten(), nn.LazyLinear(3)).eval()
@@ -108,8 +108,8 @@ def ready(model, channels=1):
     return model
 
 
-def head_of(model, channels=1):
-    return Head.find(ready(model, channels), torch.rand(2, channels, 20, 20))
+def stem_of(model, channels=1):
+    return Stem.find(ready(model, channels), torch.rand(2, channels, 20, 20))
 
 
 class Own(nn.Module):
@@ -147,38 +147,38 @@ def hooked(model):
 def test_not_used_where_it_is_not_plain_what_is_computed(model, monkeypatch):
     x, targets = torch.rand(5, 1, 20, 20), torch.arange(5) % 3
     whole = [id(module) for module in model.modules()], [set(vars(module)) for module in ready(model).modules()]
-    assert Head.find(model, x[:2]) is None
+    assert Stem.find(model, x[:2]) is None
     kept = jsma(model, x, targets, max_features=20, value=2.0)
-    monkeypatch.setattr(Head, "find", lambda *_: None)
+    monkeypatch.setattr(Stem, "find", lambda *_: None)
     assert torch.equal(kept.adversarial, jsma(model, x, targets, max_features=20, value=2.0).adversarial)
     assert whole == ([id(module) for module in model.modules()], [set(vars(module)) for module in model.modules()])
 
 
 def test_not_used_where_windows_cover_much_of_the_image():
     net = models.build("mnist").eval()
-    assert [layer.window for layer in Head.find(net, torch.rand(2, 1, 28, 28)).layers] == [(3, 3), (5, 5)]
+    assert [layer.window for layer in Stem.find(net, torch.rand(2, 1, 28, 28)).layers] == [(3, 3), (5, 5)]
     small = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.LazyLinear(3)).eval()
-    assert [layer.window for layer in Head.find(small, torch.rand(2, 1, 12, 12)).layers] == [(3, 3)]
-    assert Head.find(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(3)), torch.rand(2, 1, 8, 8)) is None
+    assert [layer.window for layer in Stem.find(small, torch.rand(2, 1, 12, 12)).layers] == [(3, 3)]
+    assert Stem.find(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(3)), torch.rand(2, 1, 8, 8)) is None
 
 
 def test_ends_before_a_module_that_was_changed(monkeypatch):
     model, x, targets = ready(plain()), torch.rand(5, 1, 20, 20), torch.arange(5) % 3
     forward = model[1].forward
     model[1].forward = lambda x: forward(x) * 1.5
-    (layer,) = Head.find(model, x[:2]).layers
+    (layer,) = Stem.find(model, x[:2]).layers
     assert layer.weight is model[0].weight and not layer.rectified
     kept = jsma(model, x, targets, max_features=20)
-    monkeypatch.setattr(Head, "find", lambda *_: None)
+    monkeypatch.setattr(Stem, "find", lambda *_: None)
     assert torch.equal(kept.adversarial, jsma(model, x, targets, max_features=20).adversarial) and "forward" in vars(model[1])
 
 
 def test_sizes_are_those_of_the_weights_and_paddings_those_that_torch_takes():
     model = ready(plain())
     model[0].kernel_size = 7  # which nothing reads after the weights were made
-    assert Head.find(model, torch.rand(2, 1, 20, 20)).layers[0].kernel == (3, 3)
+    assert Stem.find(model, torch.rand(2, 1, 20, 20)).layers[0].kernel == (3, 3)
     model[0].padding = 1
-    assert Head.find(model, torch.rand(2, 1, 20, 20)) is None
+    assert Stem.find(model, torch.rand(2, 1, 20, 20)) is None
 
 
 def test_a_callers_autocast_changes_nothing():
@@ -194,7 +194,7 @@ def test_the_trial_draws_no_random_numbers():
     torch.manual_seed(5)
     expected_number = torch.rand(1)
     torch.manual_seed(5)
-    assert Head.find(model, torch.zeros(2, 1, 20, 20)) is not None
+    assert Stem.find(model, torch.zeros(2, 1, 20, 20)) is not None
     assert torch.equal(torch.rand(1), expected_number)
 
 
@@ -216,14 +216,14 @@ def test_one_network_in_two_threads():
 
 
 def test_an_overflow_stays_where_it_is(monkeypatch):
-    model = network(1, *HEADS["padded"][:2], dtype=torch.float32)
+    model = network(1, *STEMS["padded"][:2], dtype=torch.float32)
     with torch.no_grad():
         model[0][0].weight.abs_()
     x, targets = torch.rand(6, 1, 17, 19), torch.arange(6) % 4
     try:
         whole = None
         with monkeypatch.context() as patch:
-            patch.setattr(Head, "find", lambda *_: None)
+            patch.setattr(Stem, "find", lambda *_: None)
             whole = jsma(model, x, targets, max_features=6, value=3e38)
     except ValueError as error:
         with pytest.raises(ValueError, match=str(error)[:20]):
