@@ -130,6 +130,10 @@ def test_accuracy_table_counts_only_images_on_which_networks_differ():
     assert row["ours"] == pytest.approx(-0.5) and row["teacher"] == pytest.approx(99.0)
     assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * 100 * math.sqrt(0.005 * 0.995 / 10_000), rel=1e-3)
     assert row["paper"] == -0.46 and row["verdict"] == comparison.REPRODUCED
+    worse = comparison.accuracy_table(pd.DataFrame([network("plain", 1.0, plain), network("student", 20.0, np.arange(10_000) < 6000)]))
+    interval = row["paper_high"] - row["paper_low"]  # of shares of 99.51 and 99.05 %, read off a bar, however good ours are
+    assert interval == pytest.approx(2 * (1.96 * math.sqrt((99.51 * 0.49 + 99.05 * 0.95) / 10_000) + 0.02), rel=1e-6)
+    assert worse.set_index("temperature").loc["20", "paper_high"] - worse.set_index("temperature").loc["20", "paper_low"] == interval
 
 
 def test_runs_are_never_mixed_in_silence():
