@@ -49,15 +49,15 @@ def test_split_counts_only_what_the_budget_allows():
 def test_distance_from_the_paper_is_over_the_temperatures_that_all_have():
     said = comparison.reported("fig7", "mnist")
     table = pd.DataFrame(
-        [("student", t, v, said[t] + off) for t, off in (("20", 1.0), ("100", 3.0)) for v in ("float32", "product")]
+        [("student", t, v, said[t] + off) for t, off in (("20", 1.0), ("100", -3.0)) for v in ("float32", "product")]
         + [("student", "40", "float32", 99.0), ("student", "7", "float32", 50.0), ("student", "7", "product", 50.0), ("plain", "none", "float32", 0.0)],
         columns=["role", "temperature", "variant", "ours"],
     ).assign(dataset="mnist")  # fmt: skip
     found = analysis.distance_from_paper(table)
     assert found["variant"].tolist() == ["float32", "product"] and found["temperatures"].tolist() == [2, 2]
     assert found["distance"].tolist() == pytest.approx([2.0, 2.0])
-    other = table.assign(ours=table["ours"] + table["variant"].eq("product") * 1.0)
-    assert analysis.distance_from_paper(other).set_index("variant")["distance"].to_dict() == pytest.approx({"float32": 2.0, "product": 3.0})
+    other = table.assign(ours=table["ours"] + table["variant"].eq("product") * 5.0)
+    assert analysis.distance_from_paper(other).set_index("variant")["distance"].to_dict() == pytest.approx({"float32": 2.0, "product": 4.0})
     assert analysis.distance_from_paper(table.assign(dataset="kmnist")).empty  # of which the paper says nothing
 
 

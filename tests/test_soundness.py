@@ -95,6 +95,14 @@ def test_more_effort_must_not_help_the_sound_way():
         assert table.set_index(["way", "question"])["holds"].to_dict()["sound", "twice the steps do not help"] == holds
 
 
+def test_a_few_points_more_are_a_sign_of_nothing_and_what_was_not_measured_is_no_answer():
+    pgd = rows("pgd", [1] * 10 + [0] * 30)
+    for won, holds in ((12, True), (13, False)):  # 5 and 7.5 points more
+        table = soundness.checklist(pd.concat([pgd, rows("square", [1] * won + [0] * (40 - won))]))
+        (naive,) = table[table["way"] == "naive"].to_dict("records")
+        assert (naive["question"], naive["holds"]) == ("an attack without gradients does no better", holds)
+
+
 def test_the_stages_record_every_attack_of_the_suite(tmp_path, data_root, monkeypatch):
     pytest.importorskip("adv_lib")
     monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), training.Recipe("smoke", 1, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64))

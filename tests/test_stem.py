@@ -189,8 +189,13 @@ def test_a_callers_autocast_changes_nothing():
     assert torch.equal(alone.adversarial, within.adversarial) and torch.equal(alone.success, within.success)
 
 
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + 1e-9 * torch.rand_like(x)
+
+
 def test_the_trial_draws_no_random_numbers():
-    model = ready(plain())
+    model = ready(plain(last=Noise))
     torch.manual_seed(5)
     expected_number = torch.rand(1)
     torch.manual_seed(5)
@@ -218,9 +223,11 @@ def test_one_network_in_two_threads():
 def test_an_overflow_stays_where_it_is():
     """In the padding there is nothing, and not zero times infinity."""
     layer = plain(nn.Conv2d(1, 4, 3, padding=1))[0]
+    with torch.no_grad():
+        layer.weight.abs_()
     (found,) = Stem.find(ready(nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(3))), torch.rand(2, 1, 20, 20)).layers
     below = torch.full((1, 20, 20, 1), torch.inf)
     found.kept = found(torch.zeros(1, 20, 20, 1))
     found.renew(below, torch.tensor([[-1]]), torch.tensor([[-1]]))
     whole = found(below)
-    assert torch.equal(found.kept[0, 0, 0].isnan(), whole[0, 0, 0].isnan()) and found.kept[0, :3, :3].isfinite().logical_not().any()
+    assert (whole[0, :3, :3] == torch.inf).all() and (found.kept[0, :3, :3] == torch.inf).all()
