@@ -134,7 +134,7 @@ def seed_table(rows: pd.DataFrame, table: Callable[[pd.DataFrame], pd.DataFrame]
     Parameters
     ----------
     rows : DataFrame
-        Of several seeds; what was measured with one alone is left out.
+        Of several seeds; what was measured with one alone is left out, as are images that some seed was not attacked on.
     table : callable
         Makes ``ours``, ``low`` and ``high`` of the rows of one seed: `split_table` or `comparison.accuracy_table`.
 
@@ -145,6 +145,9 @@ def seed_table(rows: pd.DataFrame, table: Callable[[pd.DataFrame], pd.DataFrame]
         each seed), ``least``, ``most`` and ``standard_deviation`` (standard deviation over the seeds), ``standard_error`` (mean standard
         error over images within a seed: a 3.92th of its interval), ``images``, ``records`` (list).
     """
+    if "image" in rows:
+        keys = ["profile", "dataset", "image"]
+        rows = rows[rows.groupby(keys)["seed"].transform("nunique") == rows.groupby(keys[:2])["seed"].transform("nunique")]
     tables = [table(own).assign(seed=seed) for seed, own in (rows.groupby("seed") if len(rows) else ())]
     every = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if "role" in every:

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--temperatures", default=None, help="such as none,1,20; default: the profile's")
     run.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
     run.add_argument("--stages", default="train,attack", help=f"of {', '.join(plans.STAGES)} (default: train,attack)")
+    run.add_argument("--images", default=None, help="test images that are attacked, such as 1000; default: the profile's")
     run.add_argument("--precision", default="auto", help=f"of trainings: {', '.join(plans.PRECISIONS)} (default: auto)")
     run.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     run.add_argument("--threads", type=int, default=None, help="of the processor (default: torch's choice; engine ray: 1 a run)")
@@ -97,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--seeds", default="0", help="such as 0,1,2 (default 0)")
     status.add_argument("--temperatures", default=None, help="such as none,1,20; default: the profile's")
     status.add_argument("--stages", default="train,attack", help=f"of {', '.join(plans.STAGES)} (default: train,attack)")
+    status.add_argument("--images", default=None, help="test images that are attacked; default: the profile's")
     status.add_argument("--precision", default="auto", help="of trainings, as it was asked for (default: auto)")
     _store(status)
     status.set_defaults(command=_status)
@@ -150,6 +152,9 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | None = None, stages: list[str] | None = None) -> list[dict]:
     datasets = _list(options.dataset) or list(plans.profile(profile).temperatures)
+    images = None if options.images is None else _whole(options.images)
+    if images == 0:
+        raise Usage(f"--images {options.images!r}: allowed is an integer from 1")
     return [
         config
         for dataset in datasets
@@ -160,6 +165,7 @@ def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | N
             seeds=_seeds(options.seeds),
             stages=stages or ["train", "attack"],
             precision=options.precision,
+            images=images,
         )
     ]
 

@@ -25,6 +25,7 @@ from distill.attacks.jsma import Status, all_targets, jsma
 from distill.plans import TEMPERATURES, Config, drawn_images, listed, needs, parse_temperatures, plan, profile
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
+WIDE = profile("paper").images  # of a run's records on this many images and on the profile's fewer, the former is published
 SHOWN = 100  # test images whose logits are kept
 CHANCE = 0.2  # a network of ten classes below this accuracy has not left chance
 
@@ -439,8 +440,8 @@ def results(
     Parameters
     ----------
     profile_name : str
-        See `plan`, or "published": what is on record of the profiles paper and quick, at any temperature; then
-        nothing is computed.
+        See `plan`, or "published": what is on record of the profiles paper and quick, at any temperature and on as
+        many images as the profile paper has; then nothing is computed.
     datasets, temperatures, seed, stages
         See `plan`; without data sets or temperatures the profile's own. The plain network, with which everything
         is compared, is always among them. Several seeds are several networks each.
@@ -467,14 +468,16 @@ def results(
     tables: dict[str, list[pd.DataFrame]] = {}
     for one in ("paper", "quick") if published else (profile_name,):
         for dataset in names:
-            runs = plan(one, str(dataset), wanted or (TEMPERATURES if published else None), seeds=seeds, stages=stages)
+            asked = wanted or (TEMPERATURES if published else None)
+            runs = plan(one, str(dataset), asked, seeds=seeds, stages=stages)
+            wider = plan(one, str(dataset), asked, seeds=seeds, stages=stages, images=WIDE) if published else runs
             computed = profile(one).computes
             needed = [stage for stage in stages if computed is None or stage in computed]
             failures = [] if published else ensure(plan(one, str(dataset), wanted, seeds=seeds, stages=needed), context)
             if failures:
                 raise RunError("; ".join(failures))
-            for config in runs:
-                record = records.find(config, context.look_in)
+            for config, wide in zip(runs, wider, strict=True):
+                record = records.find(wide, context.look_in) or records.find(config, context.look_in)
                 if record is not None:
                     table = record.table()
                     if config["kind"] == "attack":  # older records lack these columns

@@ -102,6 +102,7 @@ def plan(
     seeds: Sequence[int] = (0,),
     stages: Sequence[str] = ("train", "attack"),
     precision: str = "auto",
+    images: int | None = None,
 ) -> list[Config]:
     """The configurations of all runs that a profile needs, in an order in which each finds what it builds on.
 
@@ -118,6 +119,9 @@ def plan(
     precision : {"auto", "float32", "bfloat16"}
         Of the trainings. "auto" is bfloat16 where the device has instructions for it, else float32; the record
         says which it was.
+    images : int, optional
+        Test images that are attacked and measured, the first of a fixed random order; without it the profile's own.
+        What is repeated many times (`Profile.few`) keeps to the profile's.
 
     Raises
     ------
@@ -126,6 +130,10 @@ def plan(
     """
     chosen = profile(profile_name)
     spec = data.dataset(dataset)
+    if images is not None:
+        if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+            raise ValueError(f"images is {images!r}; allowed is an integer from 1, as far as there are test images")
+        chosen = dataclasses.replace(chosen, images=images)
     dataset = spec.name  # a folder by its full path, however it was named
     same_shape = [t for name, t in chosen.temperatures.items() if data.dataset(name).architecture == spec.architecture]
     if not same_shape:

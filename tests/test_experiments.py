@@ -1,5 +1,6 @@
 """Plans, runs and the command line."""
 
+import dataclasses
 import json
 import re
 
@@ -182,6 +183,19 @@ def test_results_for_a_chapter(context):
     assert set(rows["attack"]["role"]) == {"plain", "student"}  # the plain network always stands beside
     assert comparison.success_table(rows["attack"])["attacks"].tolist() == [90, 90]
     assert experiments.results("smoke", None, [20])["model"]["accuracy"].equals(rows["model"]["accuracy"])
+
+
+def test_of_two_records_of_a_run_the_one_on_more_images_is_published(context, monkeypatch):
+    monkeypatch.setitem(training.RECIPES, ("quick", "mnist"), training.RECIPES["smoke", "mnist"])
+    monkeypatch.setitem(plans.PROFILES, "quick", dataclasses.replace(plans.PROFILES["smoke"], name="quick", images=3))
+    monkeypatch.setattr(experiments, "WIDE", 5)
+    seen = []
+    for images in (None, 5):
+        assert experiments.ensure(plans.plan("quick", "mnist-5k", ["none"], images=images), context) == []
+        seen.append([
+            experiments.results(name, ["mnist-5k"], ["none"])["attack"]["image"].nunique() for name in ("quick", experiments.PUBLISHED)
+        ])  # fmt: skip
+    assert seen == [[3, 3], [3, 5]]
 
 
 def test_draws_are_nested():
