@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,11 +45,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def of_stage(profile: str, dataset: str, stage: str, temperatures: Sequence[object] | None = None, *, seed: int = 0) -> list[Config]:
+def of_stage(
+    profile: str, dataset: str, stage: str, temperatures: Sequence[object] | None = None, *, seed: int = 0, images: int | None = None
+) -> list[Config]:  # fmt: skip
     """The runs that a stage adds to those of the stages before it."""
+    plan = functools.partial(plans.plan, profile, dataset, temperatures, seeds=[seed], images=images)
     before = list(plans.STAGES)[: list(plans.STAGES).index(stage)]
-    there = set(map(records.key, plans.plan(profile, dataset, temperatures, seeds=[seed], stages=before))) if before else set()
-    return [run for run in plans.plan(profile, dataset, temperatures, seeds=[seed], stages=[stage]) if records.key(run) not in there]
+    there = set(map(records.key, plan(stages=before))) if before else set()
+    return [run for run in plan(stages=[stage]) if records.key(run) not in there]
 
 
 def runs(store: str | Path | None = None) -> pd.DataFrame:
@@ -61,12 +65,16 @@ def runs(store: str | Path | None = None) -> pd.DataFrame:
         columns of `records.provenance`, with ``python``, ``numpy`` and ``machine``.
     """
     found = {record.path.name: record for record in records.all_records(store)}
+    asked = {
+        (config["profile"], config["dataset"], config["seed"], images if images > plans.profile(config["profile"]).images else None)
+        for config, images in ((record.config, record.config.get("images", 0)) for record in found.values())
+        if config["profile"] in plans.PROFILES
+    }
     stages = {
         records.key(run): stage
-        for profile, dataset in {(r.config["profile"], r.config["dataset"]) for r in found.values()}
-        if profile in plans.PROFILES
+        for profile, dataset, seed, images in asked
         for stage in plans.STAGES
-        for run in of_stage(profile, dataset, stage, plans.TEMPERATURES)
+        for run in of_stage(profile, dataset, stage, plans.TEMPERATURES, seed=seed, images=images)
     }
     rows = []
     for name, record in found.items():

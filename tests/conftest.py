@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
@@ -9,6 +10,13 @@ from distill import data
 @pytest.fixture(scope="session", autouse=True)
 def _one_generator_state():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_style():
+    """No test draws in the style that another has set."""
+    with matplotlib.rc_context():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,9 @@ def test_seeds_stand_beside_the_interval_of_one():
     assert row["standard_error"] == pytest.approx(np.mean([100 * (w.high - w.low) / 3.92 for w in widths]))
     fewer = attacks[(attacks["seed"] == 0) | (attacks["image"] == attacks["image"].min())]  # the others met one image alone
     assert analysis.seed_table(fewer, analysis.split_table)["each"].tolist() == [
-        pytest.approx([100 * attacks[(attacks["seed"] == seed) & (attacks["image"] == attacks["image"].min())]["success"].mean() for seed in range(3)])
+        pytest.approx(
+            [100 * attacks[(attacks["seed"] == seed) & (attacks["image"] == attacks["image"].min())]["success"].mean() for seed in range(3)]
+        )
     ]
     assert figures.seed_text(table)["each seed"].tolist() == ["83.3, 33.3, 50.0"]
     assert analysis.seed_table(alone, analysis.split_table).empty and analysis.seed_table(alone[:0], analysis.split_table).empty
