@@ -17,7 +17,8 @@ from distill.metrics import Estimate
 REPRODUCED, DIRECTION, NOT = "reproduced", "reproduced in direction", "not reproduced"
 NOTHING = "not in the paper"
 NO_PLAIN = "no plain network to compare with"
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST",
+          "fashion-mnist-by-class": "Fashion-MNIST", "kmnist": "KMNIST"}  # fmt: skip
 USED = ("plain", "student")  # networks that are used and attacked; teachers are not
 TARGETS = 900  # attacks behind each of the paper's success rates
 TEST_IMAGES = 10_000  # behind each of its accuracies

