@@ -564,13 +564,22 @@ def split_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> pd.DataFrame:
-    """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval."""
-    own = table[table["role"].isin(comparison.USED)]
+    """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval.
+
+    ``images`` says how many were attacked, and which arithmetic met fewer.
+    """
+    own = table[table["role"].isin(comparison.USED) & table["variant"].isin(shown)]
+    keys = ["profile", "dataset", "temperature"]
     text = [metrics.interval_text(*v) for v in zip(own["ours"], own["low"], own["high"], strict=True)]
-    keys = ["profile", "dataset", "temperature", "images"]
+    counts = {}
+    for key, group in own.groupby(keys, sort=False):
+        most = group["images"].max()
+        fewer = group[group["images"] < most].groupby("images", sort=False)["variant"]
+        counts[key] = "; ".join([f"{most:,}", *(f"{', '.join(SHORT[v] for v in names)}: {n:,}" for n, names in fewer)])
     wide = own.assign(text=text).pivot_table(index=keys, columns="variant", values="text", aggfunc="first", sort=False)
     wide = wide.reindex(pd.MultiIndex.from_frame(own[keys].drop_duplicates()))  # in the table's order
     wide = wide.reindex(columns=[variant for variant in shown if variant in wide]).fillna("–").reset_index()
+    wide.insert(3, "images", [counts[key] for key in zip(wide["profile"], wide["dataset"], wide["temperature"], strict=True)])
     wide["profile"] = [RECIPES.get(p, p) for p in wide["profile"]]
     wide["dataset"] = [comparison.title(d) for d in wide["dataset"]]
     wide = wide.rename(columns={"profile": "training", "dataset": "data set", "temperature": "T", **SHORT})

@@ -91,6 +91,9 @@ def test_tables_keep_the_order_of_temperatures_where_recipes_have_different_ones
     ])  # fmt: skip
     expected = ["none", "100", "none", "1", "20", "100"]
     assert figures.split_short(analysis.split_table(attacks))["T"].tolist() == expected
+    fewer = rows([4] * 3, output="logits").assign(record="fewer")
+    short = figures.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer])))
+    assert short["images"].tolist() == [f"2; {figures.SHORT['logits']}: 1"] and len(short) == 1
     assert figures.status_text(attacks)["T"].tolist() == expected
 
 
