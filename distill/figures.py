@@ -653,7 +653,7 @@ def ablation_text(table: pd.DataFrame) -> pd.DataFrame:
         "accuracy (%) [95 % interval]": cells("accuracy", "accuracy_low", "accuracy_high", 2),
         "the paper's attack (%)": cells("ours", "ours_low", "ours_high", 1),
         "in exact arithmetic (%)": cells("exact", "exact_low", "exact_high", 1),
-        "attacked images": table["images"],
+        "images (the paper's attack)": table["images"],
     })  # fmt: skip
 
 
