@@ -22,6 +22,9 @@ OURS_COLUMNS = ("ours", "low", "high")
 RECIPES = {"paper": "the paper's recipe", "quick": "short training", "smoke": "smoke test"}
 
 
+LINE = 0.19  # inches, of a legend
+
+
 def set_style() -> None:
     """Set the style of every figure."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font="DejaVu Sans")  # which comes with matplotlib
@@ -78,6 +81,12 @@ def temperature_axis(axes: Axes, names: list[str]) -> None:
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
-    """One legend below all panels, of what these axes show."""
+    """One legend below all panels, of what these axes show, in so many columns or as many of them as the figure is wide enough for."""
     handles, texts = axes.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    for count in range(columns, 0, -1):
+        legend = figure.legend(handles, texts, loc="outside lower center", ncols=count, frameon=False, fontsize=9)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            rows = -(-len(texts) // count) - -(-len(texts) // columns)
+            figure.set_figheight(figure.get_figheight() + LINE * rows)  # the axes keep their height
+            return
+        legend.remove()

@@ -51,7 +51,7 @@ def robust_accuracy(table: pd.DataFrame) -> Figure:
         radius = rows["radius"].iloc[0]
         axes.set(title=f"{comparison.title(str(dataset))}, L∞ ≤ {radius:.2g}", ylim=(-4, 104))
     panels[0].set_ylabel("accuracy (%)")
-    legend_below(figure, panels[0], columns=2 if len(panels) > 1 else 1)
+    legend_below(figure, panels[0], columns=2)
     return figure
 
 

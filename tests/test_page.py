@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from distill import page
+from distill.drawing import legend_below
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -125,3 +126,14 @@ def test_every_figure_of_a_chapter_tells_its_data(chapter):
             assert len(alt) == 1 and 0 < len(re.findall(r"<title>", drawing)) <= len(rows)
         else:
             assert cell.metadata["mystnb"]["image"]["alt"]
+
+
+def test_a_legend_is_never_wider_than_its_figure():
+    for width, columns, higher in ((12, 2, False), (4, 1, True)):
+        figure, axes = plt.subplots(figsize=(width, 3), layout="constrained")
+        for number in range(4):
+            axes.plot([number], label="a line whose name is long: " + "i" * 30)
+        legend_below(figure, axes, columns=2)
+        (legend,) = figure.legends
+        assert legend.get_window_extent().width <= figure.bbox.width and legend._ncols == columns
+        assert (figure.get_figheight() > 3) == higher
