@@ -88,8 +88,10 @@ def build(root: Path) -> Path:
     if jupyter_book(root, "--all", "-n", "-W", "--keep-going", "-q"):  # without --all a changed style sheet alone is not copied
         sys.exit("the site was not built: see the warnings above")
     html = root / "_build" / "html"
-    for page in html.rglob("*.html"):  # the space between cells and items shows nothing, and weighs much in long tables
-        page.write_text(re.sub(r">\s+<(/?(?:td|th|tr|tbody|thead|table|li|ul)\b)", r"><\1", page.read_text()))
+    for page in html.rglob("*.html"):
+        # the space between cells and items, and beside the letters of a path, shows nothing, and weighs much in long tables and drawings
+        text = re.sub(r">\s+<(/?(?:td|th|tr|tbody|thead|table|li|ul)\b)", r"><\1", page.read_text())
+        page.write_text(re.sub(r'(?<=<path )d="[^"]*"', lambda path: re.sub(r" ?([A-Za-z]) ?(?=[-\d]|\"|[A-Za-z])", r"\1", path[0]), text))
     return html / "index.html"
 
 
