@@ -67,6 +67,10 @@ def test_the_quick_profile_redraws_what_it_computes_and_keeps_the_rest():
     assert set(build.COSTLY) == needs - {"index"}  # the first page shows what there is
 
 
+def test_make_replicate_computes_what_the_quick_profile_computes():
+    assert f"--profile quick --stages {','.join(plans.profile('quick').computes)} --processes auto" in (ROOT / "Makefile").read_text()
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_stripping_changes_nothing_in_a_committed_chapter_and_takes_timestamps_out(chapter, tmp_path):
     copy = tmp_path / chapter.name
