@@ -38,12 +38,11 @@ replicate: setup
 test site-test: export DISTILL_STORE = $(abspath _build/none)
 test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
-	$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-kernel-name=python3 -p no:cacheprovider book
+	$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-kernel-name=python3 $(wildcard tests/test_*.py) book
 	$(MAKE) site-test
 
 site-test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile tests/site
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests/site
 
 link-check: setup
 	$(BIN)/python book/build.py --links

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor, nn
 
 from distill import models
@@ -199,4 +199,4 @@ def diagnose(
 def _beats(better: Tensor, worse: Tensor) -> bool:
     """Whether one attack succeeds on more of the same images than another: a one-sided exact sign test."""
     up, down = int((better & ~worse).sum()), int((worse & ~better).sum())
-    return up > down and stats.binomtest(up, up + down, alternative="greater").pvalue < LEVEL
+    return up > down and scipy.stats.binomtest(up, up + down, alternative="greater").pvalue < LEVEL

@@ -376,7 +376,9 @@ def amplitudes(table: pd.DataFrame) -> Figure:
             for number, (low, high) in enumerate(analysis.BINS):
                 own = rows[rows["bin"] == number].set_index("temperature").reindex(names)
                 shares = own["ours"].fillna(0).to_numpy()
-                axes.bar(names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, label=f"{low} to {high}")
+                axes.bar(
+                    names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, clip_on=False, label=f"{low} to {high}"
+                )
                 of = point_rows(own, OURS_COLUMNS, T=names, bin=f"amplitude {low} to {high}", paper=own["paper"])
                 page.mark(axes, range(len(names)), below + shares, of, bottom=below, width=0.8)
                 below = below + shares

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -38,7 +38,7 @@ def accuracy(right: int, n: int) -> Estimate:
     """
     if not 0 <= right <= n or n == 0:
         raise ValueError(f"{right} of {n} is no share; allowed is 0 <= right <= n, n > 0")
-    interval = stats.binomtest(int(right), int(n)).proportion_ci(CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(int(right), int(n)).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(right / n, interval.low, interval.high, n, n)
 
 
@@ -73,14 +73,14 @@ def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Ser
     total, size = groups["sum"].to_numpy(), groups["count"].to_numpy()
     mean, n, m = frame["value"].mean(), len(frame), len(groups)
     if np.ptp(total / size) == 0 and 0 <= mean <= 1:
-        interval = stats.binomtest(round(mean * m), m).proportion_ci(CONFIDENCE, method="wilson")
+        interval = scipy.stats.binomtest(round(mean * m), m).proportion_ci(CONFIDENCE, method="wilson")
         return Estimate(mean, min(interval.low, mean), max(interval.high, mean), n, m)
     if m < 2:
         return Estimate(mean, float("nan"), float("nan"), n, m)
     if m > MANY:
-        half = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(m / (m - 1) * np.square(total - mean * size).sum()) / n
+        half = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(m / (m - 1) * np.square(total - mean * size).sum()) / n
         return Estimate(mean, mean - half, mean + half, n, m)
-    interval = stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         (total, size), lambda s, k, axis: s.sum(axis) / k.sum(axis), paired=True, vectorized=True,
         n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE, method="percentile", random_state=seed,
     ).confidence_interval  # fmt: skip

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
+NO_HEIGHT = r'<path d="M [\d.-]+ ([\d.-]+)\s+(?:L [\d.-]+ \1\s+){3}z\s*"[^>]*style="fill: #[0-9a-f]{6}"/>'  # a bar of which nothing shows
 REACH = 7.0  # a point's half width for the mouse, in units of the drawing (72 to the inch)
 # The site's theme gives these their colours in the dark; anywhere else the second value holds.
 THEME = {"#ffffff": "var(--pst-color-background, #ffffff)", "#262626": "var(--pst-color-text-base, #262626)",
@@ -104,6 +105,7 @@ def svg(figure: Figure, *, name: str, alt: str) -> str:
     ):
         drawing = re.sub(nothing, "", drawing, flags=re.DOTALL)  # what a page's style sheet says, or what says nothing
     drawing = re.sub(r"<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d{3,}", _rounded, tag[0]), drawing)
+    drawing = re.sub(NO_HEIGHT, "", drawing)
     used = dict.fromkeys(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", drawing))
     drawing = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", drawing)
     for number, identifier in enumerate(used):
@@ -113,7 +115,8 @@ def svg(figure: Figure, *, name: str, alt: str) -> str:
     width, height = (72 * inches for inches in figure.get_size_inches())
     opening = f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" style="min-width: {width * 0.7:g}px; max-width: {width * 1.5:g}px" role="img" tabindex="0" aria-label="{html.escape(alt)}">'
     drawing = re.sub(r"<svg[^>]*>", lambda _: opening, drawing, count=1)
-    return re.sub(r"\s+", " ", drawing.replace("</svg>", _points(figure, height) + "</svg>")).replace("> <", "><").strip()
+    drawing = re.sub(r"\s+", " ", drawing.replace("</svg>", _points(figure, height) + "</svg>")).replace("> <", "><").strip()
+    return drawing.replace("<g></g>", "")
 
 
 def _rounded(number: re.Match[str]) -> str:

@@ -68,9 +68,8 @@ class Record:
             frame = pd.read_parquet(self.path / "table.parquet")
         except Exception as error:  # a damaged file whose hash was made to fit; pandas and Arrow raise what they like
             raise RecordError(f"{self.path / 'table.parquet'} cannot be read: {' '.join(str(error).split())[:200]}") from None
-        for column, value in {**self.info["columns"], "record": self.path.name}.items():
-            frame[column] = value
-        return frame
+        fixed = pd.DataFrame({**self.info["columns"], "record": self.path.name}, index=frame.index)
+        return pd.concat([frame.drop(columns=fixed.columns, errors="ignore"), fixed], axis=1)
 
     def weights(self) -> dict[str, Tensor]:
         """The trained network's tensors by name."""

@@ -71,6 +71,16 @@ def test_bars_are_found_over_their_whole_area():
     assert list(page.drawn(figure)["value"]) == [10, 0]
 
 
+def test_a_bar_of_no_height_takes_no_room():
+    figure, axes = plt.subplots()
+    axes.bar(["a", "b", "c"], [1.0, 0.0, 2.0], bottom=[0.0, 0.5, 1.0], color="#123456", linewidth=0)
+    assert page.svg(figure, name="bars", alt="").count("fill: #123456") == 2
+    figure, axes = plt.subplots()
+    axes.bar(["a", "b"], [1.0, 0.0], color="#123456", edgecolor="#654321", linewidth=2)  # its edge shows
+    assert page.svg(figure, name="bars", alt="").count("fill: #123456") == 2
+    plt.close("all")
+
+
 def test_a_drawing_is_the_same_on_a_processor_whose_last_digits_differ():
     first, second = (page.svg(line(noise=noise), name="one", alt="x") for noise in (0.0, 1e-13))
     assert first == second
