@@ -322,7 +322,7 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFram
         A row a network: ``profile``, ``dataset``, ``role``, ``temperature``, ``what`` (of `ABLATIONS`), ``at_chance``, and
         in percent, each with ``_low`` and ``_high``: ``accuracy``, ``ours`` (the paper's attack), ``exact`` (log-softmax,
         the same budget); ``images`` attacked, ``record``. And a row "undefended, its logits times T" for each T for
-        which it was attacked so: the same network, the same predictions.
+        which it was attacked so: the same network, the same predictions, and nan for an arithmetic that is not on record.
     """
     rates = split_table(attacks[attacks["draw"] == ""]).set_index(["profile", "dataset", "role", "temperature", "variant"])
     nothing = {"ours": np.nan, "low": np.nan, "high": np.nan, "images": 0}
@@ -335,16 +335,18 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFram
             "accuracy": share.value, "accuracy_low": share.low, "accuracy_high": share.high, "record": network["record"],
         }  # fmt: skip
         rows.append(row | _rates(rates, nothing, row, row["role"]))
-    own = attacks[
-        (attacks["role"] == "plain") & (attacks["output"] == "softmax") & (attacks["attack_temperature"] < 1) & (attacks["draw"] == "")
-    ]
+    own = attacks[(attacks["role"] == "plain") & (attacks["attack_temperature"] < 1) & (attacks["draw"] == "")]
     for (profile, dataset, scale), group in own.groupby(["profile", "dataset", "attack_temperature"], sort=False):
         base = next((row for row in rows if (row["profile"], row["dataset"], row["role"]) == (profile, dataset, "plain")), None)
         if base is None:
             continue
-        rate = metrics.success_rate(group).times(100)
-        rows.append({**base, "temperature": f"{1 / scale:g}", "what": "nothing but its logits multiplied by T", "role": "scaled",
-                     "ours": rate.value, "ours_low": rate.low, "ours_high": rate.high, "images": rate.clusters})  # fmt: skip
+        row = {**base, "temperature": f"{1 / scale:g}", "what": "nothing but its logits multiplied by T", "role": "scaled"}
+        for name, output in (("ours", "softmax"), ("exact", "log_softmax")):
+            one = group[group["output"] == output]
+            rate = metrics.success_rate(one).times(100) if len(one) else metrics.Estimate(np.nan, np.nan, np.nan, 0, 0)
+            row |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+            row |= {"images": rate.clusters} if name == "ours" else {}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -63,7 +63,7 @@ EXPLANATIONS = {
     "GRADIENT_FREE_WINS": Explanation(
         "the square attack succeeds on more images than PGD within the same radius",
         "An attack that may use gradients should not lose to one that may not: the gradients mislead, they are masked.",
-        "Do not report PGD alone; attack a smooth or undivided version of the model, and report the union of attacks.",
+        "Do not report PGD alone; attack the model with its logits divided, or a smooth version of it, and report the union of attacks.",
     ),
     "BUDGET_DOES_NOT_HELP": Explanation(
         f"PGD that may change every pixel at will succeeds on less than {NEARLY_ALL:.0%} of the images",

@@ -80,10 +80,9 @@ def judge(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The verdict on every claim.
 
     Rates and accuracies by `comparison.success_table` and `comparison.accuracy_table`, the rest likewise:
-    "reproduced": the paper's interval and ours overlap. "reproduced in direction": they do not, but the change
-    against the undefended network has the paper's sign and our interval for it excludes no change. Else "not
-    reproduced"; "not on record" where nothing was measured. Of two profiles that are on record the paper's own
-    recipe counts.
+    By the rule of `comparison.verdict`; "not on record" where nothing was measured. The change is taken against the
+    undefended network, or against T = 1 where the paper has no value of it. Of two profiles that are on record the
+    paper's own recipe counts.
 
     Parameters
     ----------

@@ -286,7 +286,10 @@ def _ablations(networks: Sequence[Config], chosen: Profile) -> list[Config]:
         second = {**student, **change, "role": f"{name} student", "teacher": records.key(first)}
         runs += [first, second, *(jsma_config(second, images=chosen.images, output=output) for output in ("softmax", "log_softmax"))]
     plain = {**teacher, "role": "plain", "temperature": 1.0}
-    return [*runs, plain, jsma_config(plain, images=chosen.images, attack_temperature=1 / temperature)]
+    scaled = (
+        jsma_config(plain, images=chosen.images, attack_temperature=1 / temperature, output=output) for output in ("softmax", "log_softmax")
+    )
+    return [*runs, plain, *scaled]
 
 
 def _smoothing(networks: Sequence[Config], chosen: Profile) -> list[Config]:

@@ -225,5 +225,10 @@ def test_ablations_hold_each_network_against_both_arithmetics():
     assert (warm["accuracy"], warm["ours"], warm["exact"], warm["images"]) == pytest.approx((97, 100 / 6, 500 / 6, 2))
     assert (scaled["accuracy"], scaled["ours"]) == pytest.approx((99, 100 / 6)) and math.isnan(scaled["exact"])
     assert table.loc["sgd student", "100"]["at_chance"] and math.isnan(table.loc["sgd student", "100"]["ours"])
+    again = pd.concat(
+        [attacks, rows([None, 8, None, 20, 4, 30], role="plain", temperature=1.0, attack_temperature=0.01, output="log_softmax")]
+    )
+    scaled = analysis.ablation_table(networks, again).set_index(["role", "temperature"]).loc["scaled", "100"]
+    assert (scaled["ours"], scaled["exact"]) == pytest.approx((100 / 6, 400 / 6))
     text = figures.ablation_text(table.reset_index())
     assert "stayed at chance" in text["what was done"].iloc[2] and text["in exact arithmetic (%)"].iloc[2] == "–"

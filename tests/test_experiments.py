@@ -264,7 +264,9 @@ def test_ablations_change_one_thing_each(context):
     changed = {name for name in recipes["sgd student"] if recipes["rate student"][name] != recipes["sgd student"][name]}
     assert changed == {"learning_rate"} and recipes["rate student"]["learning_rate"] == pytest.approx(0.1 * 20 * 0.1)
     scaled = [run for run in runs if run["kind"] == "attack" and run["attack_temperature"] < 1]
-    assert [(run["role"], run["attack_temperature"]) for run in scaled] == [("plain", 1 / 20)]
+    assert [(run["role"], run["attack_temperature"], run["output"]) for run in scaled] == [
+        ("plain", 1 / 20, o) for o in ("softmax", "log_softmax")
+    ]
     warm = [run for run in runs if run["role"].startswith("warm") and run["kind"] == "model"]
     assert experiments.ensure(warm, context) == []
     student, teacher = (experiments.load_model(run, context).model for run in reversed(warm))

@@ -57,6 +57,17 @@ def test_distances_are_the_best_average_and_worst_target():
     assert soundness.distances(attacks.assign(dataset="mnist-5k"))["theirs"].isna().all()
 
 
+def test_the_ratio_of_distances_is_of_images_that_both_networks_classify_rightly():
+    near = rows("fmn_l0", [1, 1, 1], role="plain", draw=soundness.TARGETED, target=1).assign(pixels_changed=[4, 10, 90])
+    far = rows("fmn_l0", [1, 1, 1, 1], draw=soundness.TARGETED, target=1, label=[0, 0, 5, 0]).assign(pixels_changed=[8, 20, 1, 70])
+    (found,) = soundness.distance_ratios(pd.concat([near, far])).to_dict("records")
+    assert (found["ratio"], found["low"], found["high"], found["images"]) == pytest.approx((2, 2, 2, 2))
+    further = pd.concat([near, far.assign(pixels_changed=[8, 40, 1, 70])])
+    found = soundness.distance_ratios(further).iloc[0]
+    assert found["low"] < found["ratio"] < found["high"] and found["ratio"] == pytest.approx(48 / 14)
+    assert soundness.distance_ratios(near).empty and soundness.distance_ratios(further.assign(success=False)).empty
+
+
 @pytest.mark.parametrize(
     ("question", "worse"),
     [
