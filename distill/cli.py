@@ -123,13 +123,6 @@ def _list(text: str | None) -> list[str] | None:
     return parts
 
 
-def _seeds(text: str) -> list[int]:
-    parts = _list(text) or []
-    if not all(part.isdecimal() for part in parts):
-        raise Usage(f"--seeds {text!r}: allowed are integers from 0, separated by commas")
-    return [int(part) for part in parts]
-
-
 def _device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,13 +138,18 @@ def _device(name: str | None) -> str:
 
 def _fetch(options: argparse.Namespace) -> int:
     for name in options.names or ["mnist", "cifar10"]:
-        paths, source, digests = data.fetch(data.dataset(name), options.data_root)
-        print(f"{name}: verified, from {source}, in {paths[0].parent} (SHA-256 of the training images {digests[0][:16]}...)")
+        spec = data.dataset(name)
+        paths, source, digests = data.fetch(spec, options.data_root)
+        for train in (True, False) if not spec.sha256 else ():  # of a person's own files no hash is known: are they images?
+            data.load(name, train=train, root=options.data_root)
+        print(
+            f"{name}: {'verified' if spec.sha256 else 'readable'}, from {source}, in {paths[0].parent} (SHA-256 of the training images {digests[0][:16]}...)"
+        )
     return 0
 
 
 def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | None = None, stages: list[str] | None = None) -> list[dict]:
-    datasets = _list(options.dataset) or list(plans.profile(profile).temperatures)
+    datasets = list(dict.fromkeys(_list(options.dataset) or plans.profile(profile).temperatures))
     images = None if options.images is None else _whole(options.images)
     if images == 0:
         raise Usage(f"--images {options.images!r}: allowed is an integer from 1")
@@ -162,7 +160,7 @@ def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | N
             profile,
             dataset,
             temperatures,
-            seeds=_seeds(options.seeds),
+            seeds=plans.parse_seeds(_list(options.seeds) or []),
             stages=stages or ["train", "attack"],
             precision=options.precision,
             images=images,
@@ -179,6 +177,10 @@ def _run(options: argparse.Namespace) -> int:
         options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet and sys.stderr.isatty(),
         publish=functools.partial(records.publish, weights=options.profile == "paper") if options.publish else None,
     )  # fmt: skip
+    for name in {config["dataset"] for config in runs} if options.images is not None else ():
+        there = len(data.load(name, train=False, root=options.data_root).y)
+        if _whole(options.images) > there:
+            raise Usage(f"--images {options.images}: {name} has {there:,} test images, and so many are allowed")
     failures = experiments.ensure(runs, context, engine=engine)
     done = [record for config in runs if (record := _readable(config, context.look_in)) is not None]
     for record in done if options.publish else []:

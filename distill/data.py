@@ -287,7 +287,21 @@ DATASETS = {
 
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of data sets: ``root``, else ``DISTILL_DATA``, else the user's cache folder."""
-    return Path(root or os.environ.get("DISTILL_DATA") or platformdirs.user_cache_path("distill")).expanduser()
+    return folder(root or os.environ.get("DISTILL_DATA") or platformdirs.user_cache_path("distill"), "the folder of data sets")
+
+
+def folder(path: str | os.PathLike, what: str) -> Path:
+    """A path with ``~`` replaced by the home folder.
+
+    Raises
+    ------
+    ValueError
+        If there is no such person; ``what`` names the argument.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{what} is {os.fspath(path)!r}; allowed is a folder, and no one here has that home folder") from None
 
 
 def dataset(name: str) -> DataSet:

@@ -22,7 +22,7 @@ from torch import nn
 from distill import checks, data, models, records, sensitivity, training
 from distill.attacks import others
 from distill.attacks.jsma import Status, all_targets, jsma
-from distill.plans import TEMPERATURES, Config, drawn_images, listed, needs, parse_temperatures, plan, profile
+from distill.plans import PROFILES, TEMPERATURES, Config, drawn_images, listed, needs, parse_seeds, parse_temperatures, plan, profile
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
 WIDE = profile("paper").images  # of a run's records on this many images and on the profile's fewer, the former is published
@@ -61,7 +61,7 @@ class Context:
     @classmethod
     def new(cls, store: str | Path | None = None, **options: Any) -> Context:
         """Own records only where a store is named; else published ones are used too and new ones go to the own store."""
-        return cls(store=Path(store).expanduser() if store else records.own_store(), look_in=records.stores(store), **options)
+        return cls(store=data.folder(store, "store") if store else records.own_store(), look_in=records.stores(store), **options)
 
 
 class Outcome(NamedTuple):
@@ -314,6 +314,11 @@ def _draw_name(config: Config) -> str:
 def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
     """Test indices of the attacked images."""
     if config.get("draw") == "one of each class":
+        lacking = sorted(set(range(10)) - set(labels.tolist()))
+        if lacking:
+            raise RunError(
+                f"{config['dataset']}: a gallery takes a test image of each of ten classes, and there is none of {', '.join(map(str, lacking))}"
+            )
         return np.array([int((labels == digit).nonzero()[0]) for digit in range(10)])
     return drawn_images(len(labels), config["images"])
 
@@ -431,7 +436,7 @@ RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {
 
 def results(
     profile_name: str, datasets: Sequence[str] | str | None = None, temperatures: Sequence[object] | str | None = None, *,
-    seed: int | Sequence[int] = 0, store: str | Path | None = None, stages: Sequence[str] = ("train", "attack"), progress: bool = False,
+    seed: int | Sequence[int] | str = 0, store: str | Path | None = None, stages: Sequence[str] = ("train", "attack"), progress: bool = False,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """What a chapter draws: the rows of every run asked for, by kind; runs that have no record are computed first.
 
@@ -456,15 +461,18 @@ def results(
     Raises
     ------
     RunError
-        If a run failed.
+        If a run failed, or nothing is on record of what was asked for as "published".
+    ValueError
+        If a name or value is not allowed.
     """
     context = Context.new(store, progress=progress, device="cuda" if torch.cuda.is_available() else "cpu")
-    wanted = listed(temperatures)
-    if wanted is not None:
-        wanted = ["none", *(t for t in parse_temperatures(wanted) if t != "none")]
+    given = listed(temperatures)
+    wanted = None if given is None else ["none", *(t for t in parse_temperatures(given) if t != "none")]
     published = profile_name == PUBLISHED
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    names = listed(datasets) or list(profile("paper" if published else profile_name).temperatures)
+    if not published and profile_name not in PROFILES:
+        raise ValueError(f"unknown profile {profile_name!r}: allowed are {', '.join(PROFILES)} and {PUBLISHED}")
+    seeds = parse_seeds(seed)
+    names = list(dict.fromkeys(map(str, listed(datasets) or []))) or list(profile("paper" if published else profile_name).temperatures)
     tables: dict[str, list[pd.DataFrame]] = {}
     for one in ("paper", "quick") if published else (profile_name,):
         for dataset in names:
@@ -484,7 +492,27 @@ def results(
                         table = table.assign(flush=bool(config.get("flush")), product=bool(config.get("product")), draw=_draw_name(config))
                     tables.setdefault(config["kind"], []).append(table)
     found = {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
+    if published:
+        what = f"{', '.join(map(str, names))} with seed {', '.join(map(str, seeds))}"
+        everything = functools.partial(results, profile_name, names, seed=seeds, store=store, stages=("train",))
+        _must_be_there(found.get("model"), wanted or (), what, lambda: everything()["model"])
     return {kind: found.get(kind, pd.DataFrame()) for kind in RUNNERS}
+
+
+def _must_be_there(networks: pd.DataFrame | None, asked: Sequence[str | float], what: str, everything: Callable[[], pd.DataFrame]) -> None:
+    """Raise ``RunError`` where nothing is on record of what was asked for, or of a temperature that was named."""
+    advice = f"a profile's name computes what is missing: {', '.join(PROFILES)}"
+    if networks is None:
+        raise RunError(f"nothing is on record of {what}; {advice}")
+    lacking = [t for t in asked if t not in _temperatures(networks)]
+    if lacking:
+        there = ", ".join(t if t == "none" else f"{t:g}" for t in _temperatures(everything()))
+        raise RunError(f"T = {', '.join(f'{t:g}' for t in lacking)} is not on record of {what}; on record are {there}; {advice}")
+
+
+def _temperatures(networks: pd.DataFrame) -> list:
+    there = {"none" if role == "plain" else t for role, t in zip(networks["role"], networks["temperature"], strict=True)}
+    return sorted(there, key=lambda t: 0 if t == "none" else t)
 
 
 @dataclass(frozen=True)
@@ -546,7 +574,7 @@ def load_model(config: Config, context: Context) -> Trained:
     if record is None:
         record = run(config, dataclasses.replace(context, look_in=[context.store]))
     shown = records.find(config, context.look_in)
-    if shown is not None and shown.info["sha256"]["weights.safetensors"] != record.info["sha256"]["weights.safetensors"]:
+    if shown is not None and shown.info["sha256"].get(records.WEIGHTS) != record.info["sha256"].get(records.WEIGHTS):
         raise RunError(
             f"the published record {shown.path.name} has no weights, and training it again here gave another network "
             "(as another machine may); name a store of your own by --store to compute everything anew"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from distill import comparison, plans, records
+from distill import comparison, data, plans, records
 from distill.plans import Config
 
 OTHER = "other"  # records of no stage: benchmarks, and trainings in a precision that was asked for
@@ -68,7 +68,7 @@ def runs(store: str | Path | None = None) -> pd.DataFrame:
     asked = {
         (config["profile"], config["dataset"], config["seed"], images if images > plans.profile(config["profile"]).images else None)
         for config, images in ((record.config, record.config.get("images", 0)) for record in found.values())
-        if config["profile"] in plans.PROFILES
+        if config["profile"] in plans.PROFILES and _known(config["dataset"])
     }
     stages = {
         records.key(run): stage
@@ -82,10 +82,20 @@ def runs(store: str | Path | None = None) -> pd.DataFrame:
         rows.append({
             "profile": config["profile"], "dataset": config["dataset"], "stage": stages.get(name, OTHER), "kind": config["kind"],
             "role": config["role"], "temperature": config["temperature"], "seed": config["seed"],
-            "python": made["versions"]["python"], "numpy": made["versions"]["numpy"], "machine": made["machine"],
+            "python": made["versions"]["python"], "numpy": made["versions"]["numpy"], "machine": made.get("machine", ""),
         })  # fmt: skip
     made = records.provenance(found, store)
-    return pd.concat([pd.DataFrame(rows), made], axis=1) if rows else made
+    if not rows:
+        raise records.RecordError(f"there is no record in {', '.join(map(str, records.stores(store)))}")
+    return pd.concat([pd.DataFrame(rows), made], axis=1)
+
+
+def _known(dataset: str) -> bool:
+    """Whether a data set can be named here; a person's folder may be gone."""
+    try:
+        return bool(data.dataset(dataset))
+    except ValueError:
+        return False
 
 
 def gaps(profile: str, *, seed: int = 0, store: str | Path | None = None, temperatures: Sequence[object] | None = None) -> pd.DataFrame:

@@ -370,6 +370,24 @@ def listed(value: Sequence[object] | str | float | None) -> list[object] | None:
     return found
 
 
+def parse_seeds(values: Sequence[object] | str | int) -> list[int]:
+    """Seeds as the functions here take them, from a number, a list, or the text of one: ``[0, 1, 2]`` or ``0,1,2``.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is no integer from 0 to `training.LARGEST_SEED`.
+    """
+    found = []
+    for value in listed(values) or []:
+        text = str(value).strip()
+        if isinstance(value, bool | float) or not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise ValueError(f"seed {str(value)[:40]!r}: allowed are integers from 0 to {training.LARGEST_SEED}")
+        training.check_seed(int(text))
+        found.append(int(text))
+    return list(dict.fromkeys(found))
+
+
 def _listed(value: Sequence[object] | str | float) -> list[object]:
     if not isinstance(value, str):
         return list(value) if isinstance(value, Iterable) else [value]

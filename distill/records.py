@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -32,8 +33,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distill import data
+
 SCHEMA = 1
 KINDS = ("model", "attack", "prediction", "sensitivity", "neighbour", "diagnosis", "benchmark")
+IDENTITY = ("dataset", "profile", "role", "temperature", "seed")  # of a run, as columns of its table too
+MEASURED = {"model": {"accuracy"}, "attack": {"success"}}  # columns without which a table is not of its kind
+VERSIONS = ("python", "torch", "numpy")
 PUBLISHED = Path(__file__).resolve().parent.parent / "results"
 ZOO = PUBLISHED.parent / "zoo"  # weights of published networks, one file each
 WEIGHTS = "weights.safetensors"
@@ -62,14 +68,25 @@ class Record:
     def config(self) -> dict[str, Any]:
         return self.info["config"]
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Columns that have one value for the whole run."""
+        named = {} if self.config["kind"] == "benchmark" else {name: self.config[name] for name in IDENTITY if name in self.config}
+        return {**named, **self.info["columns"]}
+
     def table(self) -> pd.DataFrame:
         """The run's rows, with the columns that its configuration fixes."""
+        measured = MEASURED.get(self.config["kind"], set())
         try:
             frame = pd.read_parquet(self.path / "table.parquet")
         except Exception as error:  # a damaged file whose hash was made to fit; pandas and Arrow raise what they like
             raise RecordError(f"{self.path / 'table.parquet'} cannot be read: {' '.join(str(error).split())[:200]}") from None
-        fixed = pd.DataFrame({**self.info["columns"], "record": self.path.name}, index=frame.index)
-        return pd.concat([frame.drop(columns=fixed.columns, errors="ignore"), fixed], axis=1)
+        fixed = pd.DataFrame({**self.columns, "record": self.path.name}, index=frame.index)
+        if twice := set(fixed.columns) & set(frame.columns):
+            raise RecordError(f"{self.path} gives the column {sorted(twice)[0]!r} twice: measured, and as one value for the whole run")
+        if len(frame) == 0 or not measured <= set(frame.columns):
+            raise RecordError(f"{self.path / 'table.parquet'} has no {', '.join(sorted(measured - set(frame.columns))) or 'rows'}")
+        return pd.concat([frame, fixed], axis=1)
 
     def weights(self) -> dict[str, Tensor]:
         """The trained network's tensors by name."""
@@ -86,7 +103,7 @@ class Record:
 
 def own_store() -> Path:
     """A person's own store: ``DISTILL_STORE``, else a folder outside the repository."""
-    return Path(os.environ.get("DISTILL_STORE") or platformdirs.user_data_path("distill") / "records").expanduser()
+    return data.folder(os.environ.get("DISTILL_STORE") or platformdirs.user_data_path("distill") / "records", "DISTILL_STORE")
 
 
 def canonical(config: Mapping[str, Any]) -> str:
@@ -137,9 +154,14 @@ def read(path: Path, *, name: str | None = None) -> Record:
         missing = {name for name in ("config", "columns", "provenance", "sha256") if not isinstance(info.get(name), dict)}
         if missing or "table.parquet" not in info["sha256"]:
             raise RecordError(f"{path} is not a record: record.json lacks {', '.join(sorted(missing)) or 'the hash of table.parquet'}")
-        seconds, config = info["provenance"].get("wall_seconds"), info["config"]
+        made, config = info["provenance"], info["config"]
+        seconds, versions = made.get("wall_seconds"), made.get("versions")
         odd = {
-            "wall_seconds": isinstance(seconds, bool) or not isinstance(seconds, int | float),
+            "wall_seconds": isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf,
+            "versions": not isinstance(versions, dict) or not all(isinstance(versions.get(name), str) for name in VERSIONS),
+            "finished, processor or source_sha256": not all(
+                isinstance(made.get(w), str) for w in ("finished", "processor", "source_sha256")
+            ),
             "kind": config["kind"] not in KINDS,
             "dataset, profile or role": not all(isinstance(config[word], str) for word in ("dataset", "profile", "role")),
             "columns": any(isinstance(value, list | dict) for value in info["columns"].values()),
@@ -148,6 +170,9 @@ def read(path: Path, *, name: str | None = None) -> Record:
             raise RecordError(f"{path} is not a record: what it has as {next(name for name in odd if odd[name])} is none")
         if key(config) != (name or path.name):
             raise RecordError(f"{path} does not hold the configuration that its name says")
+        for column, value in info["columns"].items():
+            if config.get(column, value) != value:
+                raise RecordError(f"{path} has the column {column!r} as {value!r} and in its configuration {config[column]!r}")
         for file, expected in info["sha256"].items():
             if file not in FILES:
                 raise RecordError(f"{path} names an unknown file {file!r}")
@@ -352,7 +377,7 @@ def stores(store: str | os.PathLike | None = None) -> list[Path]:
     """Where to look for records: ``store`` alone if given, else the published records, then a person's own."""
     if store == "":
         raise ValueError("store is empty; allowed is a folder")
-    return [Path(store).expanduser()] if store else [PUBLISHED, own_store()]
+    return [data.folder(store, "store")] if store else [PUBLISHED, own_store()]
 
 
 def named(name: str, store: str | os.PathLike | None = None) -> Record:
@@ -414,7 +439,7 @@ def load(
     frames = [
         record.table()
         for record in all_records(store)
-        if record.config["kind"] == kind and all(record.info["columns"].get(name) == value for name, value in wanted.items())
+        if record.config["kind"] == kind and all(record.columns.get(name) == value for name, value in wanted.items())
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -440,10 +465,10 @@ def provenance(names: Iterable[str], store: str | os.PathLike | None = None) -> 
         rows.append({
             "record": name,
             "seconds": round(made["wall_seconds"], 1),
-            "precision": made["dtype"],
-            "device": made["device"],
+            "precision": made.get("dtype", ""),
+            "device": made.get("device", ""),
             "processor": made["processor"],
-            "threads": made["threads"],
+            "threads": made.get("threads", ""),
             "torch": made["versions"]["torch"],
             "finished": made["finished"],
             "package source": made["source_sha256"][:12],

@@ -176,13 +176,21 @@ def defend(
         ``student`` and ``teacher``, in evaluation mode.
     """
     check_temperature(temperature)
-    check_seed(seed)
+    check_seed(seed, LARGEST_SEED // 2)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe is {recipe!r}; allowed is a distill.Recipe, such as training.recipe('quick', 'mnist')")
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+        raise ValueError("images and labels must be tensors: float32 (N, ...) and int64 (N,)")
     networks: list[nn.Module] = []
     targets = labels
     for role in ("teacher", "student"):
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             torch.manual_seed(seed * 2 + len(networks))
             model = model_factory()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model_factory returned {type(model).__name__}; allowed is a new torch.nn.Module each time")
+        if {id(p) for p in model.parameters()} & {id(p) for p in (networks[0].parameters() if networks else ())}:
+            raise ValueError("model_factory returned the teacher's own weights for the student; allowed is a new network each time")
         fit(model, images, targets, temperature=temperature, recipe=recipe, seed=seed * 2 + len(networks), precision=precision,
             name=f"{role} T={temperature:g}", progress=progress)  # fmt: skip
         networks.append(model)
@@ -194,14 +202,16 @@ def defend(
 def check_temperature(temperature: float) -> None:
     """Raise ``ValueError`` unless the temperature is finite and above zero."""
     number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if not (number and math.isfinite(temperature) and temperature > 0):
+    if not (number and 0 < temperature < math.inf):
         raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
+    if not torch.finfo(torch.float32).tiny <= temperature <= torch.finfo(torch.float32).max:
+        raise ValueError(f"temperature is {temperature!r}; allowed is what float32 holds, 1.2e-38 to 3.4e38")
 
 
-def check_seed(seed: int) -> None:
-    """Raise ``ValueError`` unless the seed is an integer from 0 to `LARGEST_SEED`."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"seed is {seed!r}; allowed are integers from 0 to {LARGEST_SEED}")
+def check_seed(seed: int, largest: int = LARGEST_SEED) -> None:
+    """Raise ``ValueError`` unless the seed is an integer from 0 to ``largest``."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= largest:
+        raise ValueError(f"seed is {seed!r}; allowed are integers from 0 to {largest}")
 
 
 def best_precision(device: torch.device | str = "cpu") -> str:
@@ -271,6 +281,10 @@ def fit(
         raise ValueError(f"precision is {precision!r}; allowed are float32, bfloat16")
     if len(x) != len(labels) or len(x) == 0:
         raise ValueError(f"{len(x)} images and {len(labels)} labels; allowed is one label an image, and at least one")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(f"images are {str(x.dtype).removeprefix('torch.')}; allowed is float32")
+    if not bool(x.isfinite().all()):
+        raise ValueError("images hold values that are not finite")
     _check_recipe(recipe)
     _check_labels(model, x, labels)
     per_epoch = math.ceil(len(x) / recipe.batch_size)
@@ -314,15 +328,22 @@ def fit(
                             "seconds": time.perf_counter() - started})  # fmt: skip
             if checkpoint and epoch + 1 < epochs:
                 _write_checkpoint(Path(checkpoint), signature, model, optimiser, history)
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise TrainingError(f"{name}: the last steps left weights that are not finite; a smaller learning rate may help")
     model.eval()
     return history
 
 
 def _check_recipe(recipe: Recipe) -> None:
-    for name in ("epochs", "learning_rate"):
+    for name, low in (("epochs", 0), ("learning_rate", 0), ("momentum", -1), ("learning_rate_decay", -1), ("momentum_decay", -1)):
         value = getattr(recipe, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value!r}; allowed is a finite number above 0")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low < value < torch.finfo(torch.float32).max
+            or -1 < value < 0
+        ):
+            raise ValueError(f"{name} is {value!r}; allowed is a finite number {'above 0' if low == 0 else 'from 0'}")
     for name in ("batch_size", "decay_every"):
         value = getattr(recipe, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,5 +1,8 @@
 """Whatever is wrong with what a person asks: one line that says what is allowed, and nothing written."""
 
+import dataclasses
+import functools
+import math
 import re
 import shlex
 
@@ -9,7 +12,22 @@ import pytest
 import torch
 from torch import nn
 
-from distill import Recipe, cli, data, defend, experiments, jsma, metrics, plans, records, sensitivity, training, zoo
+from distill import (
+    Recipe,
+    all_targets,
+    best_pair,
+    cli,
+    data,
+    defend,
+    experiments,
+    jsma,
+    metrics,
+    plans,
+    records,
+    sensitivity,
+    training,
+    zoo,
+)
 from distill.attacks import others
 from distill.checks import diagnose
 
@@ -23,7 +41,13 @@ def place(tmp_path, data_root, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("no folder")
     (tmp_path / "empty").mkdir()
-    for name, images, labels in (("small", (3, 8, 8), [0, 1, 2]), ("eleven", (3, 28, 28), [0, 1, 10]), ("short", (3, 28, 28), [0, 1])):
+    many, ten = (40, 28, 28), [0, 1, 2] * 13 + [0]
+    for name, images, labels in (
+        ("ten", many, ten),
+        ("small", (3, 8, 8), [0, 1, 2]),
+        ("eleven", (3, 28, 28), [0, 1, 10]),
+        ("short", (3, 28, 28), [0, 1]),
+    ):
         (tmp_path / name).mkdir()
         for split in ("train", "test"):
             for file, array in zip(data.IDX_FILES[split], (np.zeros(images, np.uint8), np.array(labels, np.uint8)), strict=True):
@@ -82,6 +106,11 @@ USAGE = [
     ("run --profile smoke --engine ray --gpus nan", "a number from 0"),
     ("run --profile smoke --engine ray --gpus 1.5", "a fraction of 1 or a whole number"),
     ("run --profile smoke --engine ray --retries=-1", "integer from 0"),
+    ("run --profile smoke --images 5000 --temperatures none", "has 1,000 test images"),
+    ("run --profile smoke --store ~nouserx/y", "no one here has that home folder"),
+    ("status --store ~nouserx/y", "no one here has that home folder"),
+    ("data mnist-5k --data-root ~nouserx/y", "no one here has that home folder"),
+    ("run --profile smoke --temperatures 1e308", "finite numbers above 0"),
     ("status --profile smokey", "allowed are smoke, quick, paper"),
     ("status --profile ''", "allowed are smoke, quick, paper"),
     ("status --stages fly", "allowed are train, attack"),
@@ -105,6 +134,8 @@ FAILURES = [
     ("run --profile smoke --dataset ./small --temperatures none --stages train", "allowed is .28, 28."),
     ("run --profile smoke --dataset ./eleven --temperatures none --stages train", "one label from 0 to 9"),
     ("run --profile smoke --dataset ./short --temperatures none --stages train", "one label from 0 to 9 for each of 3 images"),
+    ("data ./small", "allowed is .28, 28."),
+    ("data ./eleven", "one label from 0 to 9"),
     ("data mnist-5k --data-root file", "cannot write to the data folder"),
     ("data mnist-5k --data-root file/below", "cannot write to the data folder"),
 ]
@@ -139,6 +170,11 @@ CHAPTER = [  # parameters as papermill hands them over
     (dict(temperatures=[float("nan")]), "finite numbers above 0"),
     (dict(temperatures="[[1]]"), "finite numbers above 0"),
     (dict(temperatures="[" * 100_000), "is no list"),
+    (dict(profile_name="Published"), "smoke, quick, paper, table2 and published"),
+    (dict(seed=[]), "empty list"),
+    (dict(seed="[0, x]"), "is no list"),
+    (dict(seed="0,x"), "integers from 0"),
+    (dict(seed=0.5), "integers from 0"),
     (dict(seed=-1), "integers from 0"),
     (dict(seed="zero"), "integers from 0"),
     (dict(seed=True), "integers from 0"),
@@ -155,12 +191,52 @@ def test_parameters_of_a_chapter(place, changed, says):
     assert "\n" not in str(raised.value) and not (place / "store").exists()
 
 
+def test_a_gallery_without_images_of_a_class_fails_by_itself(place, capsys):
+    assert cli.main(shlex.split("run --profile smoke --dataset ./ten --temperatures none --stages train,gallery")) == 1
+    seen = capsys.readouterr()
+    assert "1 of 3 runs are recorded" in seen.out and "Traceback" not in seen.err
+    failed = seen.err.splitlines()
+    assert len(failed) == 2 and all(line.endswith("there is none of 3, 4, 5, 6, 7, 8, 9") for line in failed)
+
+
+@pytest.mark.parametrize(("asked", "says"), [
+    (dict(datasets=["kmnist"]), "nothing is on record of kmnist with seed 0; a profile's name computes what is missing"),
+    (dict(seed=77), "nothing is on record of mnist, cifar10 with seed 77"),
+    (dict(store="nowhere"), "nothing is on record"),
+    (dict(temperatures="[1, 3]", datasets="mnist"), "T = 3 is not on record of mnist with seed 0; on record are none, 1, 2, 5, 10, 20, 30, 40, 50, 100; "),
+])  # fmt: skip
+def test_what_is_not_on_record_is_named(asked, says, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_STORE", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(experiments.RunError, match=says):
+        experiments.results("published", **asked)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seeds", ["[0, 2]", "0,2", [0, 2], [0, "2", 0], range(0, 3, 2)])
+def test_seeds_as_papermill_hands_them_over(seeds):
+    assert plans.parse_seeds(seeds) == [0, 2]
+    assert plans.parse_seeds(0) == plans.parse_seeds("0") == [0]
+
+
 def net(classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
 
 
 def convolution():
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
+
+
+class Ungraded(nn.Module):
+    """A network whose author thought of predictions alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    @torch.no_grad()
+    def forward(self, x):
+        return self.inner(x)
 
 
 PROBABILITIES = nn.Sequential(net(), nn.Softmax(1))
@@ -205,6 +281,38 @@ PYTHON = {
     "defend seed -1": (lambda: defend(net, X, Y, temperature=20, recipe=SHORT, seed=-1), "integers from 0"),
     "defend channels": (lambda: defend(convolution, COLOUR, Y, temperature=20, recipe=SHORT), "cannot take images of shape"),
     "defend bytes": (lambda: defend(net, X.byte(), Y, temperature=20, recipe=SHORT), "cannot take images of shape .* torch.uint8"),
+    "defend one module": (lambda: defend(functools.partial(lambda m: m, net()), X, Y, temperature=20, recipe=SHORT), "a new network each time"),
+    "defend a class": (lambda: defend(lambda: 5, X, Y, temperature=20, recipe=SHORT), "returned int; allowed is a new torch.nn.Module"),
+    "defend half": (lambda: defend(net, X.half(), Y, temperature=20, recipe=SHORT), "images are float16; allowed is float32"),
+    "defend not finite": (lambda: defend(net, X / 0, Y, temperature=20, recipe=SHORT), "images hold values that are not finite"),
+    "defend numpy": (lambda: defend(net, X.numpy(), Y, temperature=20, recipe=SHORT), "must be tensors"),
+    "defend seed too large": (lambda: defend(net, X, Y, temperature=20, recipe=SHORT, seed=2**31), "from 0 to 2147483647"),
+    "defend recipe by name": (lambda: defend(net, X, Y, temperature=20, recipe="quick"), "allowed is a distill.Recipe"),
+    "defend temperature 1e308": (lambda: defend(net, X, Y, temperature=1e308, recipe=SHORT), "what float32 holds"),
+    "momentum nan": (lambda: defend(net, X, Y, temperature=20, recipe=dataclasses.replace(SHORT, momentum=math.nan)), "momentum is nan"),
+    "epochs as text": (lambda: defend(net, X, Y, temperature=20, recipe=dataclasses.replace(SHORT, epochs="3")), "epochs is '3'"),
+    "rate 1e39": (lambda: defend(net, X, Y, temperature=20, recipe=dataclasses.replace(SHORT, learning_rate=1e39)), "learning_rate is 1e[+]39"),
+    "model None": (lambda: jsma(None, X, Y), "model is NoneType; allowed is a torch.nn.Module"),
+    "model a function": (lambda: jsma(lambda x: net()(x), X, Y), "model is function; allowed is a torch.nn.Module"),
+    "inference mode": (lambda: torch.inference_mode()(jsma)(net(), X, Y), "outside torch.inference_mode"),
+    "forward without gradients": (lambda: jsma(Ungraded(), X, Y), "autograd follows"),
+    "images sparse": (lambda: jsma(net(), X.to_sparse(), Y), "dense floating-point"),
+    "images meta": (lambda: jsma(net(), X.to("meta"), Y), "dense floating-point"),
+    "value 1e400": (lambda: jsma(net(), X, Y, value=10**400), "allowed is a finite number"),
+    "value True": (lambda: jsma(net(), X, Y, value=True), "value is True"),
+    "value beyond half": (lambda: jsma(net(), X.half(), Y, value=1e5), "what images in float16, float32 can hold"),
+    "temperature True": (lambda: jsma(net(), X, Y, temperature=True), "temperature is True"),
+    "temperature 1e-40": (lambda: jsma(net(), X, Y, temperature=1e-40), "are not finite"),
+    "direction as list": (lambda: jsma(net(), X, Y, direction=["increase"]), "allowed are increase, decrease"),
+    "step as text": (lambda: jsma(net(), X, Y, features_per_step="2"), "allowed are 1 and 2"),
+    "product as text": (lambda: jsma(net(), X, Y, product="no"), "allowed are True and False"),
+    "all_targets out of range": (lambda: all_targets(torch.tensor([12, -1]), 3), "run from -1 to 12"),
+    "all_targets logits": (lambda: all_targets(torch.rand(3, 10), 10), r"int64 tensor of shape \(N,\)"),
+    "all_targets classes": (lambda: all_targets(torch.tensor([0]), 2.5), "integer from 2"),
+    "best_pair shapes": (lambda: best_pair(torch.rand(5), torch.rand(5), torch.ones(5) > 0), r"one shape \(N, n\)"),
+    "best_pair usable": (lambda: best_pair(torch.rand(1, 5), torch.rand(1, 5), torch.ones(1, 5)), "usable bool"),
+    "best_pair nan": (lambda: best_pair(torch.rand(1, 5) / 0, torch.rand(1, 5), torch.ones(1, 5) > 0), "must be finite"),
+    "store of nobody": (lambda: zoo("mnist", 100, store="~nouserx/y"), "no one here has that home folder"),
     "defend labels out of range": (lambda: defend(net, X, Y + 7, temperature=20, recipe=SHORT), "classes from 0 to 9"),
     "defend labels negative": (lambda: defend(net, X, Y - 1, temperature=20, recipe=SHORT), "classes from 0 to 9"),
     "defend labels float": (lambda: defend(net, X, Y.float(), temperature=20, recipe=SHORT), "labels must be int64"),

@@ -80,7 +80,7 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch, place, capsys)
 
 def test_growth_adds_up_what_the_records_say(tmp_path):
     for run in plans.plan("smoke", "mnist-5k", ["none", 20]):
-        rows = {"parameters": [100]} if run["kind"] == "model" else {"success": [True] * 90}
+        rows = {"parameters": [100], "accuracy": [0.5]} if run["kind"] == "model" else {"success": [True] * 90}
         told = {"wall_seconds": {"model": 3600.0, "attack": 1800.0}[run["kind"]], "threads": 2, "passes": 7}
         records.write(tmp_path, run, pd.DataFrame(rows), columns={}, provenance=told)
     table = cluster.growth(records.all_records(tmp_path), counts=(5, 5000)).set_index("runs")

@@ -44,6 +44,9 @@ def test_command_lines(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(experiments, "ensure", lambda runs, context, engine: [])  # what is fuzzed is what comes before it
     monkeypatch.setattr(data, "fetch", fetch)
+    monkeypatch.setattr(
+        data, "load", lambda name, train, root: data.Images(torch.zeros(60, 1, 28, 28), torch.zeros(60), name, "nowhere", "")
+    )
     monkeypatch.setattr(cluster, "_ray", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")

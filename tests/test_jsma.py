@@ -383,7 +383,7 @@ def test_the_loop_runs_on_cuda_tensors_and_reads_one_size_a_step(output, kept, m
     """
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.autograd, "grad", lambda output, x, **_: (torch.empty_like(x),))
-    script = iter([[0, 5], [2, 7], [3, 4], [1, 3], [4, 2]])  # attacks over in each step, widest candidate list
+    script = iter([[0, 5, 0], [2, 7, 0], [3, 4, 0], [1, 3, 0], [4, 2, 0]])  # attacks over in each step, widest candidate list, all finite
     reads = []
     monkeypatch.setattr(module, "_read_sizes", lambda sizes: reads.append(tuple(sizes.shape)) or next(script))
     with FakeTensorMode():
@@ -398,7 +398,7 @@ def test_the_loop_runs_on_cuda_tensors_and_reads_one_size_a_step(output, kept, m
             state = module._State.new(x, 112)
             with Transfers() as transfers, module.tqdm(disable=True) as bar:
                 module._run_queue(rank, rule, state, torch.arange(10, device="cuda"), targets, 6, True, bar)
-    assert reads == [(2,)] * 5  # ten attacks in batches of at most six were over after five steps
+    assert reads == [(3,)] * 5  # ten attacks in batches of at most six were over after five steps
     assert transfers.seen == []
     assert all(tensor.device.type == "cuda" for tensor in dataclasses.astuple(state))
 
@@ -483,3 +483,48 @@ def test_a_product_in_float32_loses_what_the_derivative_still_holds(per_step):
     assert kept.status.tolist() == [Status.SUCCESS]
     with pytest.raises(ValueError, match="allowed with product are softmax, log_softmax"):
         jsma(*arguments, max_features=4, product=True, output="logits")
+
+
+# --- what is returned is what was attacked, and nothing fails in silence ---------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize(("direction", "value"), [("increase", 0.7), ("decrease", 0.1)])
+def test_features_changed_are_the_features_that_differ(dtype, precision, direction, value):
+    """0.7 and 0.1 lie on different sides of their nearest numbers of each type."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    images = torch.rand(12, 1, 8, 8).clamp(min=0.1, max=0.7).to(dtype)
+    targets = (model(images.float()).argmax(1) + 1) % 4
+    result = jsma(model, images, targets, value=value, direction=direction, precision=precision, max_features=20)
+    assert result.adversarial.dtype == dtype
+    assert ((result.adversarial != images).flatten(1).sum(1) == result.features_changed).all() and result.features_changed.max() > 0
+    assert ((model(result.adversarial.float()).argmax(1) == targets) == result.success).all()
+
+
+def test_success_is_judged_on_what_is_returned():
+    model = nn.Linear(2, 2)
+    model.weight.data = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    model.bias.data = torch.tensor([1.39921875, 0.0])  # 0.7 + 0.7 is above it, twice bfloat16's nearest number below
+    images, targets = torch.zeros(1, 2, dtype=torch.bfloat16), torch.tensor([1])
+    assert not jsma(model, images, targets, value=0.7, max_features=2).success.any()
+    assert jsma(model, images.float(), targets, value=0.7, max_features=2).success.all()
+
+
+@pytest.mark.parametrize("output", module.OUTPUTS)
+def test_derivatives_that_are_not_finite_are_named(output):
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+
+        def forward(self, x):
+            return self.inner(x) + 0 * x.flatten(1)[:, :1].sqrt()  # whose derivative at 0 is infinite
+
+    images = torch.rand(5, 1, 8, 8)
+    targets = (Root()(images).argmax(1) + 1) % 4
+    jsma(Root(), images, targets, output=output, max_features=8)
+    images[3, 0, 0, 0] = 0
+    with pytest.raises(ValueError, match=f"derivatives of the model's {output} at temperature 1 are not finite"):
+        jsma(Root(), images, targets, output=output, max_features=8)

@@ -16,7 +16,15 @@ COLUMNS = {name: CONFIG[name] for name in ("dataset", "profile", "role", "temper
 
 def write(store, config=CONFIG, value=0.5):
     table = pd.DataFrame([{"accuracy": value}])
-    return records.write(store, config, table, columns=COLUMNS, provenance={"wall_seconds": 1.0}, weights={"w": torch.ones(3)})
+    columns = {name: config[name] for name in COLUMNS}
+    return records.write(
+        store,
+        config,
+        table,
+        columns=columns,
+        provenance={"wall_seconds": 1.0, "dtype": "float32", "device": "cpu"},
+        weights={"w": torch.ones(3)},
+    )
 
 
 def test_round_trip(tmp_path):
@@ -73,6 +81,48 @@ def drop(path, name):
     info = json.loads((path / "record.json").read_text())
     info.pop(name)
     (path / "record.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"accuracy": 1.0}, "gives the column 'accuracy' twice"),
+        ({"temperature": 100.0}, "has the column 'temperature' as 100.0 and in its configuration 1.0"),
+        ({"role": "student"}, "has the column 'role' as 'student'"),
+        ({"dataset": "cifar10"}, "has the column 'dataset' as 'cifar10'"),
+    ],
+)
+def test_columns_that_contradict_the_run_are_refused(tmp_path, columns, message):
+    path = write(tmp_path).path
+    edit(path, columns=COLUMNS | columns)
+    with pytest.raises(records.RecordError, match=message):
+        records.load(dataset=columns.get("dataset"), store=tmp_path)
+
+
+def test_a_run_is_found_by_its_configuration(tmp_path):
+    whole = records.load(store=write(tmp_path).path.parent)
+    edit(tmp_path / whole["record"].iloc[0], columns={})
+    assert records.load("mnist", "quick", temperature=1.0, store=tmp_path)[list(whole)].equals(whole)
+
+
+@pytest.mark.parametrize(("kind", "table", "lacks"), [("model", {"accuracy": []}, "rows"), ("model", {"loss": [1.0]}, "accuracy"),
+                                                      ("attack", {"features_changed": [3]}, "success")])  # fmt: skip
+def test_a_table_that_is_not_of_its_kind_is_refused(tmp_path, kind, table, lacks):
+    record = records.write(tmp_path, CONFIG | {"kind": kind}, pd.DataFrame(table), columns=COLUMNS, provenance={"wall_seconds": 1.0})
+    with pytest.raises(records.RecordError, match=f"has no {lacks}"):
+        record.table()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [({"wall_seconds": v}, "what it has as wall_seconds") for v in (-5, float("inf"), float("nan"), True, "1")]
+    + [({"versions": []}, "what it has as versions"), ({"source_sha256": 5}, "source_sha256"), ({"finished": None}, "finished")],
+)
+def test_a_provenance_that_is_none_is_refused(tmp_path, made, message):
+    record = write(tmp_path)
+    edit(record.path, provenance=record.info["provenance"] | made)
+    with pytest.raises(records.RecordError, match=message):
+        records.load(store=tmp_path)
 
 
 def test_folders_that_are_no_records_are_left_alone(tmp_path):

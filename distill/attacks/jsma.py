@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -29,6 +30,7 @@ __all__ = ["JSMAResult", "Pair", "Status", "all_targets", "best_pair", "jsma"]
 
 OUTPUTS = ("softmax", "log_softmax", "logits")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}  # of the weights
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of images
 DIRECTIONS = {"increase": 1, "decrease": -1}
 MEMORY = 500e6  # bytes of activations that a batch of automatic size may take
 LARGEST_BATCH = 256  # beyond it a CPU gains nothing
@@ -140,7 +142,7 @@ def jsma(
     Raises
     ------
     ValueError
-        If an argument is out of range, an image is not finite, or the model returns probabilities.
+        If an argument is out of range, an image is not finite, the model returns probabilities, or derivatives are not finite.
 
     Notes
     -----
@@ -151,14 +153,17 @@ def jsma(
     kept and recomputed only where features changed, which moves results by no more than the order of floating-point sums
     does (`distill.attacks.stem`). All others are run whole, as all are with bfloat16.
     """
-    weight = next(iter(model.parameters()), images)
-    device = weight.device
-    _check(images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision)
+    _check(model, images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision)
+    device = next(iter(model.parameters()), images).device
+    for name, flag in (("product", product), ("trace", trace)):
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name} is {flag!r}; allowed are True and False")
     if product and output == "logits":
         raise ValueError("product is True and output 'logits'; allowed with product are softmax, log_softmax")
     with _frozen(model), torch.autocast(device.type, enabled=False):
         ranker, judge = _cast(model, PRECISIONS[precision]), _cast(model, torch.float32)
         start = images.detach().to(device, next(iter(ranker.parameters()), images).dtype).contiguous()
+        value = _rounded(value, images.dtype, start.dtype)  # so that what is returned holds what was attacked
         targets = targets.to(device)
         if len(start) == 0:
             none = torch.zeros(0, dtype=torch.int64, device=images.device)
@@ -210,7 +215,18 @@ def all_targets(predicted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     -------
     rows, targets : Tensor
         int64 (N * (classes - 1),): the image's row and its target.
+
+    Raises
+    ------
+    ValueError
+        If ``predicted`` holds anything but classes, or there are fewer than two.
     """
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise ValueError(f"classes is {classes!r}; allowed is an integer from 2")
+    if not isinstance(predicted, Tensor) or predicted.dtype != torch.int64 or predicted.ndim != 1:
+        raise ValueError("predicted must be an int64 tensor of shape (N,), one class an image")
+    if len(predicted):
+        _check_classes("predicted classes", predicted, classes)
     grid = torch.arange(classes, device=predicted.device).expand(len(predicted), -1)
     other = grid != predicted[:, None]
     rows = torch.arange(len(predicted), device=predicted.device)[:, None].expand_as(grid)
@@ -244,6 +260,10 @@ class _Ranker:
             logits = logits.to(x.dtype)
             scaled = logits / self.temperature
             out = {"softmax": F.softmax, "log_softmax": F.log_softmax}.get(self.output, lambda z, _: z)(scaled, 1)
+            if not out.requires_grad:
+                raise ValueError(
+                    "the model's logits have no derivatives with respect to the images; allowed is a model that autograd follows"
+                )
             chosen = out.gather(1, target[:, None]).sum()
             (alpha,) = torch.autograd.grad(chosen, leaf, retain_graph=self.output == "logits")
             every = torch.autograd.grad(out.sum(), leaf)[0] if self.output == "logits" else None
@@ -306,7 +326,7 @@ class _Decision(NamedTuple):
     stop: Tensor
     status: Tensor
     usable: Tensor
-    sizes: Tensor  # int64 (2,): attacks over, widest list of candidates
+    sizes: Tensor  # int64 (3,): attacks over, widest list of candidates, whether a derivative is not finite
     chosen: Tensor | None  # int64 (B, features a step)
     candidate: Tensor | None  # pairs on logits: the pair is found once the host knows how wide the lists are
 
@@ -319,7 +339,12 @@ def _run_queue(rank: _Ranker, rule: _Rule, state: _State, todo: Tensor, targets:
     while len(batch.job):
         predicted, alpha, beta = rank(batch.x, batch.target)
         decision = _decide(rule, batch, predicted, alpha, beta)
-        ended, most = _read_sizes(decision.sizes)
+        ended, most, broken = _read_sizes(decision.sizes)
+        if broken:
+            raise ValueError(
+                f"derivatives of the model's {rank.output} at temperature {rank.temperature:g} are not finite for some images; "
+                "allowed are a model and a temperature for which they are"
+            )
         chosen, going, dead = decision.chosen, ~decision.stop, batch.dead
         if chosen is None:
             assert beta is not None and decision.candidate is not None
@@ -376,7 +401,8 @@ def _decide(rule: _Rule, batch: _Batch, predicted: Tensor, alpha: Tensor, beta: 
         stuck, why = score <= 0, _stuck_status(alpha, beta, usable)
     stop = reached | spent | stuck
     status = torch.where(reached, int(Status.SUCCESS), torch.where(spent, int(Status.BUDGET), why))
-    return _Decision(stop, status, usable, torch.stack([stop.sum(), most]), chosen, candidate)
+    broken = ~alpha.isfinite().all() if beta is None else ~(alpha.isfinite().all() & beta.isfinite().all())
+    return _Decision(stop, status, usable, torch.stack([stop.sum(), most, broken.long()]), chosen, candidate)
 
 
 def _stuck_status(alpha: Tensor, beta: Tensor | None, usable: Tensor) -> Tensor:
@@ -398,7 +424,7 @@ def _step(rule: _Rule, batch: _Batch, chosen: Tensor, going: Tensor) -> _Batch:
 
 
 def _read_sizes(sizes: Tensor) -> list[int]:
-    """The one thing that leaves the device in a step: how many attacks are over, and the widest candidate list."""
+    """The one thing that leaves the device in a step: how many attacks are over, the widest candidate list, whether to go on."""
     return sizes.tolist()
 
 
@@ -434,9 +460,30 @@ def automatic_batch_size(rank: _Ranker, image: Tensor, target: Tensor) -> int:
 # --- what is allowed -------------------------------------------------------------------------------------
 
 
-def _check(images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
-        raise ValueError("images must be a floating-point tensor of shape (N, ...)")
+def _rounded(value: float, *types: torch.dtype) -> float:
+    """The value as numbers of all these types hold it."""
+    given = value
+    for dtype in types:
+        value = torch.tensor(float(value), dtype=torch.float64).to(dtype).item()
+    if not math.isfinite(value):
+        raise ValueError(
+            f"value is {given!r}; allowed is what images in {', '.join(str(t).removeprefix('torch.') for t in types)} can hold"
+        )
+    return value
+
+
+def _number(given: object) -> bool:
+    """Whether this is a finite number that a float holds."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= sys.float_info.max
+
+
+def _check(model, images, targets, max_features, value, direction, output, temperature, features_per_step, batch_size, precision) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {type(model).__name__}; allowed is a torch.nn.Module that returns logits")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("the attack needs derivatives; call it outside torch.inference_mode()")
+    if not isinstance(images, Tensor) or images.dtype not in FLOATS or images.ndim < 2 or images.layout != torch.strided or images.is_meta:
+        raise ValueError("images must be a dense floating-point tensor of shape (N, ...), 16 to 64 bits a number")
     if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or targets.shape != images.shape[:1]:
         raise ValueError(f"targets must be an int64 tensor of shape ({len(images)},), one class an image")
     if not bool(images.isfinite().all()):
@@ -444,17 +491,17 @@ def _check(images, targets, max_features, value, direction, output, temperature,
     features = images[0].numel() if len(images) else math.prod(images.shape[1:])
     if isinstance(max_features, bool) or not isinstance(max_features, int) or not 1 <= max_features <= features:
         raise ValueError(f"max_features is {max_features!r}; allowed is an integer from 1 to {features}, the image's features")
+    if isinstance(features_per_step, bool) or not isinstance(features_per_step, int) or features_per_step not in (1, 2):
+        raise ValueError(f"features_per_step is {features_per_step!r}; allowed are 1 and 2")
     if features < features_per_step == 2:
         raise ValueError("features_per_step is 2 and an image has one feature; allowed is features_per_step=1")
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not _number(value):
         raise ValueError(f"value is {value!r}; allowed is a finite number")
-    if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):
+    if not _number(temperature) or temperature <= 0:
         raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
     for name, given, allowed in (("direction", direction, DIRECTIONS), ("output", output, OUTPUTS), ("precision", precision, PRECISIONS)):
-        if given not in allowed:
+        if not isinstance(given, str) or given not in allowed:
             raise ValueError(f"{name} is {given!r}; allowed are {', '.join(allowed)}")
-    if features_per_step not in (1, 2):
-        raise ValueError(f"features_per_step is {features_per_step!r}; allowed are 1 and 2")
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}; allowed is an integer above 0, or None")
 

@@ -36,7 +36,21 @@ def best_pair(alpha: Tensor, beta: Tensor, usable: Tensor) -> Pair:
     -------
     Pair
         Of equal scores the lowest (first, second). Indices are 0 and 1 where there is no valid pair.
+
+    Raises
+    ------
+    ValueError
+        If the tensors are not of these shapes and types, have fewer than two features, or hold what is not finite.
     """
+    if not all(isinstance(given, Tensor) and given.ndim == 2 and given.shape == usable.shape for given in (alpha, beta, usable)):
+        raise ValueError("alpha, beta and usable must be tensors of one shape (N, n)")
+    if not (alpha.is_floating_point() and beta.is_floating_point() and usable.dtype == torch.bool):
+        raise ValueError("alpha and beta must be floating point and usable bool")
+    if usable.shape[1] < 2 or not bool(alpha.isfinite().all() & beta.isfinite().all()):
+        raise ValueError("alpha and beta must be finite, of two features or more")
+    if len(usable) == 0:
+        none = torch.zeros(0, dtype=torch.int64, device=alpha.device)
+        return Pair(none, none, none.double())
     candidate, most = candidates(alpha, beta, usable)
     return best_of_candidates(alpha, beta, candidate, int(most))
 
