@@ -229,6 +229,8 @@ def _status(options: argparse.Namespace) -> int:
     profiles = [options.profile] if options.profile is not None else _profiles_for(_list(options.dataset))
     look_in = records.stores(options.store)
     store = look_in[-1]
+    if store.exists() and not store.is_dir():
+        raise Usage(f"--store {str(store)!r} is not a folder; allowed is a folder of records, or one that is not there yet")
     speed = inventory.speeds(options.store)
     for name in profiles:
         runs = _plan(options, name, _list(options.temperatures), _list(options.stages))

@@ -86,7 +86,7 @@ def parse_temperatures(values: Iterable[object]) -> list[str | float]:
             out.append("none")
             continue
         try:
-            number = float(str(value))
+            number = float("nan" if "_" in str(value) else str(value))
             training.check_temperature(number)
         except ValueError:
             raise ValueError(f"temperature {value!r}: allowed are none and finite numbers above 0") from None

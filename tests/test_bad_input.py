@@ -108,6 +108,8 @@ USAGE = [
     ("run --profile smoke --engine ray --retries=-1", "integer from 0"),
     ("run --profile smoke --images 5000 --temperatures none", "has 1,000 test images"),
     ("run --profile smoke --store ~nouserx/y", "no one here has that home folder"),
+    ("status --store file", "is not a folder; allowed is a folder of records"),
+    ("status --temperatures 1_0", "finite numbers above 0"),
     ("status --store ~nouserx/y", "no one here has that home folder"),
     ("data mnist-5k --data-root ~nouserx/y", "no one here has that home folder"),
     ("run --profile smoke --temperatures 1e308", "finite numbers above 0"),

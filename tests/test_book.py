@@ -46,6 +46,15 @@ def test_chapter_reruns_in_the_smoke_profile(chapter, store, data_root, tmp_path
     assert any("mnist-5k-smoke-model-student-t20" in output.get("data", {}).get("text/html", "") for output in outputs)
 
 
+def test_seeds_side_by_side(tmp_path, monkeypatch):
+    """As the page "Run it yourself" writes it, on what is published."""
+    monkeypatch.setenv("DISTILL_STORE", str(tmp_path))
+    parameters = {"seeds": "[0,1]", "datasets": '["mnist"]', "temperatures": "[1,100]"}
+    done = papermill.execute_notebook(ROOT / "book" / "accuracy.ipynb", tmp_path / "out.ipynb", parameters=parameters, progress_bar=False)
+    said = json.dumps([cell.outputs for cell in done.cells if cell.cell_type == "code"])
+    assert "up to 2 seeds: at " in said and "mnist-quick-model-student-t100-s1" in said and "-s2-" not in said
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_chapter_is_committed_executed_and_clean(chapter):
     text = chapter.read_text()
