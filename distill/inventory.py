@@ -11,6 +11,8 @@ import pandas as pd
 from distill import comparison, data, plans, records
 from distill.plans import Config
 
+COLUMNS = ("profile", "dataset", "stage", "kind", "role", "temperature", "seed", "python", "numpy", "machine", "record", "seconds", "precision",
+           "device", "processor", "threads", "torch", "finished", "package source")  # fmt: skip
 OTHER = "other"  # records of no stage: benchmarks, and trainings in a precision that was asked for
 
 
@@ -85,9 +87,7 @@ def runs(store: str | Path | None = None) -> pd.DataFrame:
             "python": made["versions"]["python"], "numpy": made["versions"]["numpy"], "machine": made.get("machine", ""),
         })  # fmt: skip
     made = records.provenance(found, store)
-    if not rows:
-        raise records.RecordError(f"there is no record in {', '.join(map(str, records.stores(store)))}")
-    return pd.concat([pd.DataFrame(rows), made], axis=1)
+    return pd.concat([pd.DataFrame(rows), made], axis=1) if rows else pd.DataFrame(columns=COLUMNS)
 
 
 def _known(dataset: str) -> bool:
