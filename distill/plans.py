@@ -87,7 +87,7 @@ def parse_temperatures(values: Iterable[object]) -> list[str | float]:
             continue
         try:
             number = float("nan" if "_" in str(value) else str(value))
-            training.check_temperature(number)
+            training.check_training_temperature(number)
         except ValueError:
             raise ValueError(f"temperature {value!r}: allowed are none and finite numbers above 0") from None
         out.append(number)

@@ -175,7 +175,7 @@ def defend(
     Defended
         ``student`` and ``teacher``, in evaluation mode.
     """
-    check_temperature(temperature)
+    check_training_temperature(temperature)
     check_seed(seed, LARGEST_SEED // 2)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe is {recipe!r}; allowed is a distill.Recipe, such as training.recipe('quick', 'mnist')")
@@ -204,6 +204,11 @@ def check_temperature(temperature: float) -> None:
     number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     if not (number and 0 < temperature < math.inf):
         raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
+
+
+def check_training_temperature(temperature: float) -> None:
+    """Raise ``ValueError`` unless networks, which are trained in float32, can be trained at the temperature."""
+    check_temperature(temperature)
     if not torch.finfo(torch.float32).tiny <= temperature <= torch.finfo(torch.float32).max:
         raise ValueError(f"temperature is {temperature!r}; allowed is what float32 holds, 1.2e-38 to 3.4e38")
 
@@ -275,7 +280,7 @@ def fit(
     ValueError
         If an argument is out of range, the model cannot take the images, or it returns probabilities.
     """
-    check_temperature(temperature)
+    check_training_temperature(temperature)
     check_seed(seed)
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is {precision!r}; allowed are float32, bfloat16")
