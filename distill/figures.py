@@ -59,10 +59,10 @@ def success(table: pd.DataFrame) -> Figure:
     """
     figure, panels = panels_of(table)
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
-        _compare(axes, rows, comparison.reported("fig7", str(dataset)))
+        _compare(axes, rows, comparison.reported("fig7", str(dataset)), list(table["profile"].unique()))
         axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
     panels[0].set_ylabel("JSMA success rate (%)")
-    panels[0].legend(frameon=True)
+    _legend_of_all(panels)
     return figure
 
 
@@ -81,22 +81,28 @@ def accuracy(table: pd.DataFrame) -> Figure:
         return figure
     for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
         axes.axhline(0, color="0.35", linewidth=1)
-        _compare(axes, rows, comparison.reported("fig8", str(dataset)))
+        _compare(axes, rows, comparison.reported("fig8", str(dataset)), list(table["profile"].unique()))
         axes.set_title(comparison.title(str(dataset)))
     panels[0].set_ylabel("change of accuracy (points)")
-    panels[0].legend(frameon=True)
+    _legend_of_all(panels)
     return figure
 
 
-def _compare(axes: Axes, rows: pd.DataFrame, said: Mapping[str, float]) -> None:
-    """Paper's values and ours at the same places, one place a temperature and one line a profile."""
-    profiles = list(rows["profile"].unique())
-    names = comparison.in_order(set(rows["temperature"]) | (set(said) if len(profiles) > 1 else set()))
+def _compare(axes: Axes, rows: pd.DataFrame, said: Mapping[str, float], profiles: Sequence[str]) -> None:
+    """Paper's values and ours at the same places, one place a temperature and one line a profile; ``profiles`` are those of all panels."""
+    names = comparison.in_order(set(rows["temperature"]) | (set(said) if len(set(rows["profile"])) > 1 else set()))
     paper_line(axes, said, names, shift=-0.12)
-    for number, profile in enumerate(profiles):
-        interval_line(axes, rows[rows["profile"] == profile], names, shift=0.12 * number, marker=MARKERS[number], color=COLOURS[number],
-              label=f"ours, {RECIPES.get(profile, profile)}")  # fmt: skip
+    for number, profile in enumerate(profiles):  # the same mark in each panel
+        if profile in set(rows["profile"]):
+            interval_line(axes, rows[rows["profile"] == profile], names, shift=0.12 * number, marker=MARKERS[number], color=COLOURS[number],
+                  label=f"ours, {RECIPES.get(profile, profile)}")  # fmt: skip
     temperature_axis(axes, names)
+
+
+def _legend_of_all(panels: Sequence[Axes]) -> None:
+    """In the first panel a legend of what any panel shows."""
+    shown = {text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[0].legend(list(shown.values()), list(shown), frameon=True)
 
 
 HEADLINE = {
@@ -474,7 +480,8 @@ def ablations(table: pd.DataFrame) -> Figure:
     """
     set_style()
     count = max(1, table["dataset"].nunique())
-    figure, panels = plt.subplots(count, 1, figsize=(8.2, 0.9 + 0.42 * len(table)), squeeze=False)
+    heights = [len(rows) + 1 for _, rows in table.groupby("dataset", sort=False)] or [1]
+    figure, panels = plt.subplots(count, 1, figsize=(8.2, 0.9 + 0.42 * len(table)), squeeze=False, height_ratios=heights)
     for axes, (dataset, rows) in zip(panels[:, 0], table.groupby("dataset", sort=False), strict=False):
         places = np.arange(len(rows))[::-1]
         for number, (column, text) in enumerate((("ours", "the paper's attack, float32"), ("exact", "in exact arithmetic"))):

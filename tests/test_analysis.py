@@ -232,3 +232,25 @@ def test_ablations_hold_each_network_against_both_arithmetics():
     assert (scaled["ours"], scaled["exact"]) == pytest.approx((100 / 6, 400 / 6))
     text = figures.ablation_text(table.reset_index())
     assert "stayed at chance" in text["what was done"].iloc[2] and text["in exact arithmetic (%)"].iloc[2] == "–"
+
+
+@pytest.mark.parametrize("draw", [figures.success, figures.accuracy])
+def test_a_recipe_has_the_same_mark_in_every_panel(draw):
+    """CIFAR10 has the short training alone, which is MNIST's second line."""
+    networks = [("mnist", "paper"), ("mnist", "quick"), ("cifar10", "quick")]
+    table = pd.DataFrame([
+        {"dataset": dataset, "profile": profile, "temperature": t, "ours": 5.0, "low": 4.0, "high": 6.0, "attacks": 9, "images": 1, "record": "a"}
+        for dataset, profile in networks for t in ("1", "20")
+    ])  # fmt: skip
+    figure = draw(table)
+    drawn = [dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) for axes in figure.axes]
+    short = [lines["ours, short training"].lines[0] for lines in drawn]
+    recipe = drawn[0]["ours, the paper's recipe"].lines[0]
+    assert "ours, the paper's recipe" not in drawn[1]
+    assert (short[0].get_color(), short[0].get_marker()) == (short[1].get_color(), short[1].get_marker())
+    assert short[1].get_color() != recipe.get_color() and short[1].get_marker() != recipe.get_marker()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "paper",
+        "ours, the paper's recipe",
+        "ours, short training",
+    ]
