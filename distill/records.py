@@ -251,6 +251,7 @@ def _staged(store: Path, name: str) -> Iterator[Path]:
         for file in staging.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
+            file.chmod(0o644)  # safetensors makes its file the writer's alone
         staging.chmod(0o755)
         os.rename(staging, store / name)
     except (OSError, SafetensorError) as error:  # a full disk may come as the latter

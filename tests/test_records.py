@@ -40,6 +40,13 @@ def test_round_trip(tmp_path):
         assert needed in found.info["provenance"]
 
 
+def test_others_may_read_all_of_a_record(tmp_path):
+    record = write(tmp_path)
+    files = {file.name: file.stat().st_mode & 0o777 for file in record.path.iterdir()}
+    assert files == dict.fromkeys(("record.json", "table.parquet", "weights.safetensors"), 0o644)
+    assert record.path.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_changed_parameter_is_a_new_run(tmp_path):
     write(tmp_path)
     for change in ({"seed": 1}, {"recipe": {"epochs": 2}}, {"temperature": 1.5}):
