@@ -51,6 +51,28 @@ def variant(attacks: pd.DataFrame) -> pd.Series:
     return named.mask(attacks["draw"] != "", "")
 
 
+def on_common_images(attacks: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
+    """Rows of these variants, of each network on the images alone that every one of its variants among them was run on.
+
+    Runs of one network may rest on different numbers of images; a comparison of their rates must not.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack".
+    variants : sequence of str
+        Of `VARIANTS`. One that a network was not attacked by takes nothing from the others.
+    """
+    named = variant(attacks) if len(attacks) else pd.Series(dtype=object)
+    chosen = attacks[named.isin(variants)]
+    if chosen.empty:
+        return chosen
+    network = ["profile", "dataset", "role", "temperature", "seed"]
+    runs = chosen.assign(variant=named[chosen.index])
+    there = runs.groupby([*network, "image"])["variant"].transform("nunique")
+    return chosen[there == runs.groupby(network)["variant"].transform("nunique")]
+
+
 def paper_attack(attacks: pd.DataFrame) -> pd.DataFrame:
     """Only the paper's own attack: softmax in float32 on the drawn images."""
     return attacks[variant(attacks) == "float32"] if len(attacks) else attacks
@@ -82,23 +104,34 @@ def split_table(attacks: pd.DataFrame, *, budget: int = MAX_FEATURES) -> pd.Data
     DataFrame
         ``profile``, ``dataset``, ``role``, ``temperature`` ("none", "1", ...), ``variant``, ``ours``, ``low``, ``high``
         (percent), ``attacks``, ``images``, ``features`` (mean of the successful), the shares ``zero_gradient``,
-        ``no_valid_pair`` and ``over_budget``, and ``unlimited``: success in percent with every feature allowed, where
-        the run had no budget.
+        ``no_valid_pair`` and ``over_budget`` of the attacks that failed for that reason within the budget, and
+        ``unlimited``: success in percent with every feature allowed, where the run had no budget.
+
+    Raises
+    ------
+    ValueError
+        If there are several records of one network and variant: their rows would be mixed.
     """
     rows = []
-    chosen = attacks.assign(variant=variant(attacks))
-    groups = chosen[chosen["variant"] != ""].groupby(["profile", "dataset", "role", "temperature", "variant"], sort=False)
+    chosen = attacks.assign(variant=variant(attacks)) if len(attacks) else pd.DataFrame(columns=[*attacks.columns, "variant"])
+    chosen = chosen[chosen["variant"] != ""]
+    groups = chosen.groupby(["profile", "dataset", "role", "temperature", "variant"], sort=False)
+    if (groups["record"].nunique().max() if len(chosen) else 1) > 1:
+        raise ValueError(
+            f"the attacks hold several records for {groups['record'].nunique().idxmax()}; allowed is one for each network and variant"
+        )
     for (profile, dataset, role, temperature, name), group in groups:
         rate = success_within(group, budget)
         within = group["success"] & (group["features_changed"] <= budget)
+        early = ~group["success"] & (group["features_changed"] + 2 <= budget)  # else the budget would have ended it
         unlimited = group["max_features"].iloc[0] >= features_of(dataset)
         rows.append({
             "profile": profile, "dataset": dataset, "role": role, "temperature": comparison.label(role, temperature), "variant": name,
             **_percent(rate), "attacks": rate.n, "images": rate.clusters,
             "features": group.loc[within, "features_changed"].mean(),
-            "zero_gradient": (group["status"] == "ZERO_GRADIENT").mean(),
-            "no_valid_pair": (group["status"] == "NO_VALID_PAIR").mean(),
-            "over_budget": ((group["status"] == "BUDGET") | (group["success"] & ~within)).mean(),
+            "zero_gradient": (early & (group["status"] == "ZERO_GRADIENT")).mean(),
+            "no_valid_pair": (early & (group["status"] == "NO_VALID_PAIR")).mean(),
+            "over_budget": (~within & ~early).mean(),
             "unlimited": 100 * group["success"].mean() if unlimited else np.nan, "record": group["record"].iloc[0],
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -116,7 +149,7 @@ def distance_from_paper(table: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``dataset``, ``variant``, ``distance`` (mean absolute difference, points) and ``temperatures`` (how many: those at
-        which every variant of the data set was measured).
+        which every variant of the data set was measured). See `on_common_images`.
     """
     rows = []
     for dataset, group in table[table["role"] == "student"].groupby("dataset", sort=False):

@@ -14,6 +14,7 @@ PROFILES = ("paper", "quick")  # a claim is judged by the first of them that is 
 
 SOURCES = {  # a measure's figure and quantity in reported.csv
     "success": ("fig7", None),
+    "level": ("text", "accuracy"),
     "accuracy": ("fig8", None),
     "robustness": ("fig10", "robustness"),
     "confidence": ("table3", None),
@@ -31,7 +32,7 @@ class Claim:
     ----------
     text, section, chapter : str
         What is claimed, where in the paper, and on which page of the book it is measured.
-    measure : {"success", "accuracy", "robustness", "confidence", "maximum", "smoothing", "amplitude"}
+    measure : {"success", "level", "accuracy", "robustness", "confidence", "maximum", "smoothing", "amplitude"}
     dataset, temperature : str
         Of the network; "none" is the undefended one.
     """
@@ -51,6 +52,8 @@ def _claims() -> list[Claim]:
         for at in ("none", "1", "5", "10", "20", "100"):
             network = "the undefended network" if at == "none" else f"T = {at}"
             made.append(Claim(f"JSMA success on {name}, {network} (%)", "V-B, Figure 7", "success", "success", dataset, at))
+        made.append(Claim(f"accuracy on {name}, the undefended network (%)", "V-A", "accuracy", "level", dataset, "none"))
+        made.append(Claim(f"accuracy on {name}, T = 20 (%)", "V-B", "accuracy", "level", dataset, "20"))
         for at in ("1", "20", "100"):
             made.append(Claim(f"change of accuracy on {name}, T = {at} (points)", "V-C, Figure 8", "accuracy", "accuracy", dataset, at))
         for at in ("none", "20", "40" if dataset == "mnist" else "50"):
@@ -141,7 +144,9 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         ]  # fmt: skip
         tables["smoothing"] = pd.DataFrame(control)
     if len(rows.get("model", ())):
-        tables["accuracy"] = comparison.accuracy_table(rows["model"]).assign(n=lambda t: t["images"])
+        accuracy = comparison.accuracy_table(rows["model"]).assign(n=lambda t: t["images"])
+        tables["accuracy"] = accuracy
+        tables["level"] = accuracy.assign(ours=accuracy["accuracy"], low=accuracy["accuracy_low"], high=accuracy["accuracy_high"])
     if len(rows.get("prediction", ())):
         students = rows["prediction"][rows["prediction"]["role"].isin(comparison.USED)]
         confidence = analysis.confidence_table(students).assign(n=lambda t: t["images"])

@@ -146,7 +146,7 @@ def _computed(ray: Any, runs: Sequence[Config], context: Context, share: Share) 
 
     def existing(config: Config) -> Any:
         name = records.key(config)
-        if name not in made and (found := records.find(config, context.look_in, weights=True)):
+        if name not in made and (found := records.find(config, context.look_in, weights=config["kind"] == "model")):
             made[name] = ray.put((records.pack(found), "", 0.0))
         return result(config)
 

@@ -238,7 +238,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
         tables.append(table)
     fixed = ["attack", "output", "precision", "max_features", *([] if "sweep" in config else ["attack_temperature"])]
     columns = {**_columns(config), **{name: config[name] for name in fixed}, "flush": flush,
-               "product": bool(config.get("product")), "draw": _draw_name(config)}  # fmt: skip
+               "product": bool(config.get("product")), "draw": records.draw_name(config)}  # fmt: skip
     return records.write(
         context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "passes": passes,
@@ -288,7 +288,7 @@ def _suite(config: Config, context: Context) -> records.Record:
             "passes": np.float32(found.passes),
         }))  # fmt: skip
         context.say(f"  {name} at {temperature:g}: {found.success.float().mean():.0%} ({seconds[f'{name} at {temperature:g}']:.0f} s)")
-    columns = {**_columns(config), "output": "logits", "precision": "float32", "flush": False, "draw": _draw_name(config)}
+    columns = {**_columns(config), "output": "logits", "precision": "float32", "flush": False, "draw": records.draw_name(config)}
     return records.write(
         context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "seconds": seconds,
@@ -302,13 +302,6 @@ def _saliency_maps(model: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> 
     chosen = model(leaf).log_softmax(1).gather(1, targets[:, None]).sum()
     (gradient,) = torch.autograd.grad(chosen, leaf)
     return list(gradient.flatten(1).cpu().numpy())
-
-
-def _draw_name(config: Config) -> str:
-    """What sets an attack apart that is not part of a comparison; "" for those that are."""
-    if config["attack"] == "suite":
-        return f"suite, targets {config['targets']}"
-    return config.get("draw") or ("sweep" if "sweep" in config else "")
 
 
 def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
@@ -487,10 +480,7 @@ def results(
             for config, wide in zip(runs, wider, strict=True):
                 record = records.find(wide, context.look_in) or records.find(config, context.look_in)
                 if record is not None:
-                    table = record.table()
-                    if config["kind"] == "attack":  # older records lack these columns
-                        table = table.assign(flush=bool(config.get("flush")), product=bool(config.get("product")), draw=_draw_name(config))
-                    tables.setdefault(config["kind"], []).append(table)
+                    tables.setdefault(config["kind"], []).append(record.table())
     found = {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
     if published:
         what = f"{', '.join(map(str, names))} with seed {', '.join(map(str, seeds))}"

@@ -72,7 +72,7 @@ def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Ser
     groups = frame.groupby("cluster")["value"].agg(["sum", "count"])
     total, size = groups["sum"].to_numpy(), groups["count"].to_numpy()
     mean, n, m = frame["value"].mean(), len(frame), len(groups)
-    if np.ptp(total / size) == 0 and 0 <= mean <= 1:
+    if np.ptp(total / size) == 0 and frame["value"].isin([0, 1]).all():
         interval = scipy.stats.binomtest(round(mean * m), m).proportion_ci(CONFIDENCE, method="wilson")
         return Estimate(mean, min(interval.low, mean), max(interval.high, mean), n, m)
     if m < 2:

@@ -16,10 +16,12 @@ import json
 import math
 import os
 import platform
+import random
 import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +74,14 @@ class Record:
     def columns(self) -> dict[str, Any]:
         """Columns that have one value for the whole run."""
         named = {} if self.config["kind"] == "benchmark" else {name: self.config[name] for name in IDENTITY if name in self.config}
-        return {**named, **self.info["columns"]}
+        columns = {**named, **self.info["columns"]}
+        if self.config["kind"] == "attack":  # which records of an older version lack, or give as "" for a sweep
+            columns |= {
+                "flush": bool(self.config.get("flush")),
+                "product": bool(self.config.get("product")),
+                "draw": draw_name(self.config),
+            }
+        return columns
 
     def table(self) -> pd.DataFrame:
         """The run's rows, with the columns that its configuration fixes."""
@@ -259,8 +268,8 @@ def _staged(store: Path, name: str) -> Iterator[Path]:
             raise _cannot_write(store, error) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            work.rmdir()
+        with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(store / ".work" / f"{name}.lock", timeout=0):
+            work.rmdir()  # unless a process that computes the run holds it
 
 
 def _new_part(work: Path) -> Path:
@@ -291,12 +300,23 @@ def unpack(store: Path, name: str, files: Mapping[str, bytes]) -> Record:
     RecordError
         If the store cannot be written, or the files are not the record of that name.
     """
-    with _staged(store, name) as staging:
-        for file in ("record.json", *FILES):
-            if file in files:
-                (staging / file).write_bytes(files[file])
-        read(staging, name=name)
+    try:
+        with _staged(store, name) as staging:
+            for file in ("record.json", *FILES):
+                if file in files:
+                    (staging / file).write_bytes(files[file])
+            read(staging, name=name)
+    except RecordError:
+        if not (store / name).exists():  # else a process that computed the run was first, and tidied up
+            raise
     return read(store / name)
+
+
+def draw_name(config: Mapping[str, Any]) -> str:
+    """What sets an attack apart that is not part of a comparison; "" for those that are."""
+    if config.get("attack") == "suite":
+        return f"suite, targets {config['targets']}"
+    return config.get("draw") or ("sweep" if "sweep" in config else "")
 
 
 def publish(record: Record, *, weights: bool = False) -> Path:
@@ -309,17 +329,21 @@ def publish(record: Record, *, weights: bool = False) -> Path:
     """
     target = PUBLISHED / record.path.name
     PUBLISHED.mkdir(exist_ok=True)
-    if target.exists() and read(target).info["sha256"] != record.info["sha256"]:
-        raise RecordError(f"{target} holds another result of this run; remove it to publish {record.path} in its place")
     if not target.exists():
         staging = Path(tempfile.mkdtemp(dir=PUBLISHED, prefix=".part-"))
         try:
             for name in ("record.json", "table.parquet"):
                 shutil.copy(record.path / name, staging / name)
             staging.chmod(0o755)
-            os.rename(staging, target)
+            try:
+                os.rename(staging, target)
+            except OSError:
+                if not target.exists():  # else another process published it meanwhile
+                    raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+    if read(target).info["sha256"] != record.info["sha256"]:
+        raise RecordError(f"{target} holds another result of this run; remove it to publish {record.path} in its place")
     stored = ZOO / f"{record.path.name}.safetensors"
     if weights and not stored.exists() and (source := _weights_file(record.path)):
         ZOO.mkdir(exist_ok=True)
@@ -360,13 +384,15 @@ def running(store: Path, config: Mapping[str, Any]) -> bool:
     path = store / ".work" / f"{key(config)}.lock"
     if not path.exists():
         return False
-    try:
-        with filelock.FileLock(path, timeout=0):
+    for _ in range(5):  # another process may be asking too, for an instant
+        try:
+            with filelock.FileLock(path, timeout=0):
+                return False
+        except filelock.Timeout:
+            time.sleep(random.uniform(0, 0.01))
+        except OSError:
             return False
-    except filelock.Timeout:
-        return True
-    except OSError:
-        return False
+    return True
 
 
 def begun(store: Path, config: Mapping[str, Any]) -> bool:

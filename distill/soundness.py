@@ -64,7 +64,7 @@ def robust_accuracy(attacks: pd.DataFrame) -> pd.DataFrame:
         ``profile``, ``dataset``, ``temperature``, ``images``, ``radius``, and in percent of all images, each with
         ``_low`` and ``_high``: ``clean``; ``one`` (after PGD on the undivided logits alone, as one would who trusts
         them); ``within`` (after every attack, where it stayed within the radius in Linf); ``any`` (after every
-        white-box attack, whatever the distance).
+        attack that sees the network's gradients, and the transferred one, whatever the distance).
     """
     rows = []
     for (profile, dataset, role, temperature), group in attacks[attacks["draw"] == UNTARGETED].groupby(NETWORK, sort=False):
@@ -173,8 +173,8 @@ class Item(NamedTuple):
 def checklist(attacks: pd.DataFrame) -> pd.DataFrame:
     """The tests that an evaluation must pass before its failures mean anything, for each network and two ways to attack it.
 
-    The way "naive" differentiates the undivided cross-entropy, as attacks come out of the box; "sound" divides the
-    logits by the temperature of distillation and adds attacks that compare logits. Sources: Carlini et al. 2019
+    The way "naive" differentiates the undivided cross-entropy, as attacks come out of the box; "sound" adds the
+    logits divided by the temperature of distillation and attacks that compare logits. Sources: Carlini et al. 2019
     (arXiv 1902.06705, section 4), Athalye et al. 2018 (arXiv 1802.00420, section 3).
 
     Returns

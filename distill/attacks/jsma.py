@@ -41,7 +41,8 @@ class Status(IntEnum):
 
     - ``SUCCESS`` (0): the target class was reached.
     - ``BUDGET`` (1): the next step would exceed ``max_features``.
-    - ``NO_VALID_PAIR`` (2): there are gradients, but no usable features have alpha > 0 and beta < 0.
+    - ``NO_VALID_PAIR`` (2): there are gradients, but no usable features have alpha > 0 and beta < 0 (or, with ``product``,
+      the product of the best of them underflows).
     - ``ZERO_GRADIENT`` (3): every usable feature's gradient is exactly zero, so there is nothing to rank.
     """
 
@@ -124,8 +125,9 @@ def jsma(
         2 is the paper's search over pairs; 1 takes the single feature with the largest saliency.
     product : bool
         Multiply -alpha * beta in the precision of the passes, as implementations do that compute the saliency as it
-        is printed: a pair whose product underflows is then not valid. Otherwise no pair is lost so. Only for "softmax"
-        and "log_softmax".
+        is printed: where the product of the pair that ranks first underflows, the attack stops. Otherwise no pair is lost
+        so. The ranking itself is exact either way, so products that are rounded to the same small number are told apart.
+        Only for "softmax" and "log_softmax".
     trace : bool
         Also return the order in which features were changed.
     batch_size : int, optional

@@ -35,7 +35,8 @@ def best_pair(alpha: Tensor, beta: Tensor, usable: Tensor) -> Pair:
     Returns
     -------
     Pair
-        Of equal scores the lowest (first, second). Indices are 0 and 1 where there is no valid pair.
+        Of equal scores the lowest (first, second), as long as the features themselves differ by more than the rounding
+        of a sum in float64. Indices are 0 and 1 where there is no valid pair.
 
     Raises
     ------
