@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -341,18 +341,30 @@ ABLATIONS = {  # a network's role: what was done to it
 }
 
 
-def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:
+CHOICES = {  # the same for what the paper leaves open
+    "": "as published here: Glorot weights, unpadded, standardised by feature",
+    "torch": "PyTorch's own first weights",
+    "padded": "padded convolutions",
+    "channelwise": "images standardised by channel",
+    "bfloat16": "layers in bfloat16",
+}
+CHOICES_BY_ROLE = {f"{name} {role}".strip(): what for name, what in CHOICES.items() for role in comparison.USED}
+
+
+def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame, what: Mapping[str, str] = ABLATIONS) -> pd.DataFrame:
     """What of distillation matters: accuracy, the paper's success and the exact success of networks trained otherwise.
 
     Parameters
     ----------
     networks, attacks : DataFrame
         Rows of kinds "model" and "attack", those of the stages "attack", "split", "teachers", "smoothing" and "ablations".
+    what : mapping of str to str
+        The roles that are shown, and what was done to each; `CHOICES_BY_ROLE` with the rows of the stage "choices".
 
     Returns
     -------
     DataFrame
-        A row a network: ``profile``, ``dataset``, ``role``, ``temperature``, ``what`` (of `ABLATIONS`), ``at_chance``, and
+        A row a network: ``profile``, ``dataset``, ``role``, ``temperature``, ``what``, ``at_chance``, and
         in percent, each with ``_low`` and ``_high``: ``accuracy``, ``ours`` (the paper's attack), ``exact`` (log-softmax,
         the same budget); ``images`` attacked, ``record``. And a row "undefended, its logits times T" for each T for
         which it was attacked so: the same network, the same predictions, and nan for an arithmetic that is not on record.
@@ -360,11 +372,11 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFram
     rates = split_table(attacks[attacks["draw"] == ""]).set_index(["profile", "dataset", "role", "temperature", "variant"])
     nothing = {"ours": np.nan, "low": np.nan, "high": np.nan, "images": 0}
     rows = []
-    for _, network in networks[networks["role"].isin(ABLATIONS)].iterrows():
+    for _, network in networks[networks["role"].isin(what)].iterrows():
         at = comparison.label(network["role"], network["temperature"])
         share = metrics.accuracy(int(network["correct"]), int(network["test_images"])).times(100)
         row = {name: network[name] for name in ("profile", "dataset", "role")} | {
-            "temperature": at, "what": ABLATIONS[network["role"]], "at_chance": bool(network["at_chance"]),
+            "temperature": at, "what": what[network["role"]], "at_chance": bool(network["at_chance"]),
             "accuracy": share.value, "accuracy_low": share.low, "accuracy_high": share.high, "record": network["record"],
         }  # fmt: skip
         rows.append(row | _rates(rates, nothing, row, row["role"]))

@@ -63,8 +63,8 @@ def title(dataset: str) -> str:
 
 
 def label(role: str, temperature: float) -> str:
-    """How the paper names a network on its axes: "none" for the plain one, else its temperature."""
-    return "none" if role == "plain" else f"{temperature:g}"
+    """How the paper names a network on its axes: "none" for a plain one, else its temperature."""
+    return "none" if role.endswith("plain") else f"{temperature:g}"
 
 
 def verdict(paper: Estimate, ours: Estimate, *, paper_change: Estimate | None = None, our_change: Estimate | None = None) -> str:

@@ -322,7 +322,7 @@ def dataset(name: str) -> DataSet:
     raise ValueError(f"unknown data set {name!r}: known are {', '.join(DATASETS)}, or the path of a folder of IDX files")
 
 
-def load(name: str, *, train: bool, root: str | Path | None = None) -> Images:
+def load(name: str, *, train: bool, root: str | Path | None = None, standardised_by: str = "feature") -> Images:
     """Load one half of a data set, fetching it first where it is not at hand.
 
     Parameters
@@ -335,6 +335,8 @@ def load(name: str, *, train: bool, root: str | Path | None = None) -> Images:
         The training half, else the test half.
     root : path, optional
         Folder of data sets; see `data_root`.
+    standardised_by : {"feature", "channel"}
+        What of CIFAR10 shares a mean and a deviation; the MNIST family is not standardised.
 
     Returns
     -------
@@ -346,8 +348,10 @@ def load(name: str, *, train: bool, root: str | Path | None = None) -> Images:
     DataError
         If no source can be reached, or a file is not the one expected.
     ValueError
-        If the name is unknown.
+        If the name is unknown, or what is standardised by.
     """
+    if standardised_by not in ("feature", "channel"):
+        raise ValueError(f"standardised_by is {standardised_by!r}; allowed are feature, channel")
     spec = dataset(name)
     paths, source, digests = fetch(spec, root)
     start = 0 if train else 2
@@ -358,19 +362,20 @@ def load(name: str, *, train: bool, root: str | Path | None = None) -> Images:
         raise DataError(f"{paths[start]} holds no images")
     if labels.shape != pixels.shape[:1] or labels.max(initial=0) > 9:
         raise DataError(f"{paths[start + 1]} must hold one label from 0 to 9 for each of {len(pixels)} images")
-    x = _standardised(pixels, paths[0], train) if spec.standardise else torch.from_numpy(pixels / np.float32(255))
+    x = _standardised(pixels, paths[0], train, standardised_by) if spec.standardise else torch.from_numpy(pixels / np.float32(255))
     x = x if x.ndim == 4 else x.unsqueeze(1)
     return Images(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), name, source, digests[start])
 
 
-def _standardised(pixels: np.ndarray, train_path: Path, train: bool) -> Tensor:
+def _standardised(pixels: np.ndarray, train_path: Path, train: bool, by: str) -> Tensor:
     """Subtract the training set's mean and divide by its deviation, each of the 3,072 features by its own.
 
     The paper gives only the range of the result, [-2.22, 2.62] on the test set (section V-A); this
     reading gives [-2.207, 2.625], per-channel statistics give [-1.99, 2.13].
     """
     reference = pixels if train else decode_idx(_read(train_path), str(train_path))
-    mean, deviation = reference.mean(0), reference.std(0)  # NumPy sums bytes in float64
+    axes = 0 if by == "feature" else (0, 2, 3)
+    mean, deviation = (f(reference, axis=axes, keepdims=True)[0] for f in (np.mean, np.std))  # NumPy sums bytes in float64
     x = np.empty(pixels.shape, np.float32)
     for start in range(0, len(x), 5000):  # in float64 without a float64 copy of the whole set
         x[start : start + 5000] = (pixels[start : start + 5000] - mean) / deviation

@@ -152,8 +152,7 @@ def run(config: Config, context: Context) -> records.Record:
 
 
 def _train(config: Config, context: Context, work: Path) -> records.Record:
-    images = _images(config["dataset"], True, context)
-    test = _images(config["dataset"], False, context)
+    images, test = (_images_of(config, half, context) for half in (True, False))
     labels = images.y
     if above := needs(config):
         teacher = load_model(above[0], context)
@@ -167,7 +166,7 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
     start = config.get("start")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"] if start else stream)
-        model = models.build(config["architecture"], dropout=recipe.dropout).to(context.device)
+        model = _build(config).to(context.device)
     precision = training.best_precision(context.device) if config["precision"] == "auto" else config["precision"]
     if start:  # teacher and student both begin as the same network
         training.fit(model, images.x, images.y, temperature=start["temperature"], recipe=dataclasses.replace(recipe, epochs=start["epochs"]),
@@ -199,7 +198,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     if config["attack"] == "suite":
         return _suite(config, context)
     loaded = load_model(config["network"], context)
-    test = _images(config["dataset"], False, context)
+    test = _images_of(config["network"], False, context)
     drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
     x, label = test.x[drawn], test.y[drawn]
     with torch.no_grad():
@@ -569,7 +568,7 @@ def load_model(config: Config, context: Context) -> Trained:
             f"the published record {shown.path.name} has no weights, and training it again here gave another network "
             "(as another machine may); name a store of your own by --store to compute everything anew"
         )
-    model = models.build(config["architecture"], dropout=config["recipe"]["dropout"])
+    model = _build(config)
     try:
         model.load_state_dict(record.weights())  # float16 into float32
     except RuntimeError as error:
@@ -579,18 +578,29 @@ def load_model(config: Config, context: Context) -> Trained:
     return Trained(model.to(context.device).eval(), bool(record.table()["at_chance"].iloc[0]))
 
 
+def _build(config: Config) -> nn.Module:
+    """A new network of a configuration."""
+    open_choices = {name: config[name] for name in ("padding", "initialisation") if name in config}
+    return models.build(config["architecture"], dropout=config["recipe"]["dropout"], **open_choices)
+
+
 def _columns(config: Config) -> dict[str, Any]:
     return {name: config[name] for name in ("dataset", "profile", "role", "temperature", "seed")}
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name: str, train: bool, root: str | Path | None, device: str) -> data.Images:
-    images = data.load(name, train=train, root=root)
+def _load(name: str, train: bool, root: str | Path | None, device: str, by: str) -> data.Images:
+    images = data.load(name, train=train, root=root, standardised_by=by)
     return dataclasses.replace(images, x=images.x.to(device), y=images.y.to(device))
 
 
-def _images(name: str, train: bool, context: Context) -> data.Images:
-    return _load(name, train, context.data_root, context.device)
+def _images(name: str, train: bool, context: Context, by: str = "feature") -> data.Images:
+    return _load(name, train, context.data_root, context.device, by)
+
+
+def _images_of(network: Config, train: bool, context: Context) -> data.Images:
+    """Half of a data set as a network takes it."""
+    return _images(network["dataset"], train, context, network.get("standardised_by", "feature"))
 
 
 def _summary(record: records.Record) -> str:

