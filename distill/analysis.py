@@ -64,13 +64,13 @@ def on_common_images(attacks: pd.DataFrame, variants: Sequence[str]) -> pd.DataF
         Of `VARIANTS`. One that a network was not attacked by takes nothing from the others.
     """
     named = variant(attacks) if len(attacks) else pd.Series(dtype=object)
-    chosen = attacks[named.isin(variants)]
-    if chosen.empty:
-        return chosen
+    asked = named.isin(variants).to_numpy()
+    if not asked.any():
+        return attacks[asked]
     network = ["profile", "dataset", "role", "temperature", "seed"]
-    runs = chosen.assign(variant=named[chosen.index])
+    runs = attacks[asked].assign(variant=named[asked]).reset_index(drop=True)
     there = runs.groupby([*network, "image"])["variant"].transform("nunique")
-    return chosen[there == runs.groupby(network)["variant"].transform("nunique")]
+    return attacks[asked][(there == runs.groupby(network)["variant"].transform("nunique")).to_numpy()]
 
 
 def paper_attack(attacks: pd.DataFrame) -> pd.DataFrame:
@@ -151,8 +151,9 @@ def distance_from_paper(table: pd.DataFrame) -> pd.DataFrame:
         ``dataset``, ``variant``, ``distance`` (mean absolute difference, points) and ``temperatures`` (how many: those at
         which every variant of the data set was measured). See `on_common_images`.
     """
-    rows = []
-    for dataset, group in table[table["role"] == "student"].groupby("dataset", sort=False):
+    rows: list[dict] = []
+    students = table[table["role"] == "student"] if len(table) else pd.DataFrame(columns=["dataset"])
+    for dataset, group in students.groupby("dataset", sort=False):
         said = pd.Series(comparison.reported("fig7", str(dataset)), dtype=float)
         wide = group.pivot_table(index="temperature", columns="variant", values="ours", sort=False)
         wide = wide[wide.index.isin(said.index)].dropna()
@@ -393,6 +394,34 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame, what: Mapping[
             row |= {"images": rate.clusters} if name == "ours" else {}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def choices_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:
+    """What the paper leaves open: `ablation_table` of networks with one choice made otherwise, and of those published beside them.
+
+    Parameters
+    ----------
+    networks, attacks : DataFrame
+        Rows of kinds "model" and "attack", those of the stages "attack", "split" and "choices".
+
+    Returns
+    -------
+    DataFrame
+        As `ablation_table`, in the order of `CHOICES` for each temperature. A published network is there only at
+        temperatures at which a choice was made otherwise, and on the images on which the others were attacked too.
+    """
+    here = ["profile", "dataset"]
+    otherwise = [role for role in CHOICES_BY_ROLE if role not in comparison.USED]
+    chosen = networks[networks["role"].isin(otherwise)]
+    tried = chosen.assign(role=chosen["role"].str.split().str[-1])[[*here, "role", "temperature"]].drop_duplicates()
+    if tried.empty:
+        return pd.DataFrame()
+    networks = pd.concat([networks.merge(tried), chosen], ignore_index=True)
+    met = attacks.loc[attacks["role"].isin(otherwise), [*here, "image"]].drop_duplicates()
+    table = ablation_table(networks, attacks.merge(met), CHOICES_BY_ROLE)
+    order = [list(CHOICES.values()).index(what) for what in table["what"]]
+    hot = [comparison.as_number(t) for t in table["temperature"]]
+    return table.assign(order=order, hot=hot).sort_values([*here, "hot", "order"]).drop(columns=["order", "hot"]).reset_index(drop=True)
 
 
 def _rates(rates: pd.DataFrame, nothing: dict, row: dict, role: str) -> dict:

@@ -144,9 +144,8 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         ]  # fmt: skip
         tables["smoothing"] = pd.DataFrame(control)
     if len(rows.get("model", ())):
-        accuracy = comparison.accuracy_table(rows["model"]).assign(n=lambda t: t["images"])
-        tables["accuracy"] = accuracy
-        tables["level"] = accuracy.assign(ours=accuracy["accuracy"], low=accuracy["accuracy_low"], high=accuracy["accuracy_high"])
+        tables["accuracy"] = comparison.accuracy_table(rows["model"]).assign(n=lambda t: t["images"])
+        tables["level"] = comparison.accuracy_level(rows["model"]).assign(n=lambda t: t["images"])
     if len(rows.get("prediction", ())):
         students = rows["prediction"][rows["prediction"]["role"].isin(comparison.USED)]
         confidence = analysis.confidence_table(students).assign(n=lambda t: t["images"])

@@ -175,6 +175,12 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def accuracy_level(networks: pd.DataFrame) -> pd.DataFrame:
+    """`accuracy_table` with each network's own accuracy as ``ours``, ``low`` and ``high``, instead of its change."""
+    table = accuracy_table(networks)
+    return table.assign(ours=table["accuracy"], low=table["accuracy_low"], high=table["accuracy_high"])
+
+
 def _one_of_each(rows: pd.DataFrame, what: str) -> None:
     """Refuse rows of several runs where the table has one line: they would be mixed in silence."""
     seeds = rows["seed"].unique() if "seed" in rows else []
@@ -227,6 +233,11 @@ def fullest(table: pd.DataFrame) -> dict[str, str]:
     return found
 
 
+def as_number(name: str) -> float:
+    """A label's place on an axis of temperatures: "none" comes before all others."""
+    return -1.0 if name == "none" else float(name)
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Labels of temperatures as the paper orders them: "none", then rising."""
-    return sorted(names, key=lambda name: -1.0 if name == "none" else float(name))
+    return sorted(names, key=as_number)

@@ -46,6 +46,20 @@ def test_split_counts_only_what_the_budget_allows():
     assert exact["features"] == pytest.approx((10 + 112 + 20) / 3)
 
 
+def test_variants_are_compared_on_the_images_that_all_of_them_met():
+    attacks = pd.concat([
+        rows([10, 10, 10, None, None, None]), rows([10, None, None], product=True),  # the second image was met by one alone
+        rows([2] * 6, temperature=20.0), rows([4] * 6, role="plain", output="logits"),
+    ])  # fmt: skip
+    met = analysis.on_common_images(attacks, ("float32", "product"))
+    table = analysis.split_table(met.assign(record=met["record"] + analysis.variant(met))).set_index(["temperature", "variant"])
+    assert table["ours"].to_dict() == pytest.approx({("100", "float32"): 100, ("100", "product"): 100 / 3, ("20", "float32"): 100})
+    assert table["images"].tolist() == [1, 1, 2]  # what has one variant loses nothing
+    assert analysis.on_common_images(attacks, ("flush",)).empty and analysis.on_common_images(attacks[:0], ("flush",)).empty
+    nothing = analysis.split_table(analysis.on_common_images(attacks, ("flush",)))
+    assert nothing.empty and analysis.distance_from_paper(nothing).empty
+
+
 def test_distance_from_the_paper_is_over_the_temperatures_that_all_have():
     said = comparison.reported("fig7", "mnist")
     table = pd.DataFrame(

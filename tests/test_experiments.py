@@ -271,8 +271,10 @@ def test_open_choices_change_one_thing_each(context):
     network, attack, again = (records.find(run, [context.store]) for run in own if run["role"] == "padded plain")
     assert network.table()["parameters"].item() > 312_202 and len(attack.table()) == len(again.table()) == 90
     found = experiments.results("smoke", "mnist-5k", ["none"], stages=("train", "choices"))
-    table = analysis.ablation_table(found["model"], found["attack"], analysis.CHOICES_BY_ROLE).set_index("role")
-    assert table.loc["padded plain", "temperature"] == "none" and table.loc["torch plain", "what"] == analysis.CHOICES["torch"]
+    table = analysis.choices_table(found["model"], found["attack"])
+    assert list(table["role"]) == ["plain", "torch plain", "padded plain"] and set(table["temperature"]) == {"none"}
+    assert table["what"].iloc[1] == analysis.CHOICES["torch"] and list(table["images"]) == [0, 10, 10]  # the first was not attacked
+    assert analysis.choices_table(found["model"][found["model"]["role"] == "plain"], found["attack"]).empty
 
 
 def test_images_are_as_the_network_takes_them(context, monkeypatch):
