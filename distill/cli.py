@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import os
 import sys
@@ -85,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--publish",
         action="store_true",
-        help="also copy each finished record into results/, and the weights of the profile paper into zoo/",
+        help="also copy each finished record into results/, and the weights of the profile paper's networks of seed 0 into zoo/",
     )
     run.add_argument("--quiet", action="store_true", help="no progress bars (there are none where the output is not a terminal)")
     _store(run)
@@ -175,7 +174,7 @@ def _run(options: argparse.Namespace) -> int:
     runs = _plan(options, options.profile, _list(options.temperatures), _list(options.stages))
     context = experiments.Context.new(
         options.store, data_root=options.data_root, device=_device(options.device), progress=not options.quiet and sys.stderr.isatty(),
-        publish=functools.partial(records.publish, weights=options.profile == "paper") if options.publish else None,
+        publish=_publish if options.publish else None,
     )  # fmt: skip
     for name in {config["dataset"] for config in runs} if options.images is not None else ():
         there = len(data.load(name, train=False, root=options.data_root).y)
@@ -184,12 +183,18 @@ def _run(options: argparse.Namespace) -> int:
     failures = experiments.ensure(runs, context, engine=engine)
     done = [record for config in runs if (record := _readable(config, context.look_in)) is not None]
     for record in done if options.publish else []:
-        records.publish(record, weights=options.profile == "paper")
+        _publish(record)
     published = f", {len(done)} published in {records.PUBLISHED}" if options.publish else ""
     print(f"{len(done)} of {len(runs)} runs are recorded{published}")
     for failure in failures:
         print(f"distill: failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _publish(record: records.Record) -> None:
+    """Publish a record; the zoo has the networks of Figure 7 by the paper's recipe, of the first seed."""
+    own = record.config
+    records.publish(record, weights=own["profile"] == "paper" and own["role"] in ("plain", "teacher", "student") and own["seed"] == 0)
 
 
 def _engine(options: argparse.Namespace):

@@ -1,10 +1,12 @@
 """The published weights are those that their records speak of."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill import data, experiments, records, training
+from distill import cli, data, experiments, records, training
 
 FILES = sorted(records.ZOO.glob("*.safetensors"))
 RECOMPUTED = 3  # accuracies, where the data set is at hand
@@ -34,3 +36,13 @@ def test_recorded_accuracy_is_the_stored_network_s(path):
     right = training.accuracy(model, test.x, test.y)
     # Sums in another order may turn a few images that lie on a boundary.
     assert abs(int(right.sum()) - record.table()["correct"].item()) <= 3
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"role": "student"}, {"profile": "quick"}, {"role": "padded plain"}, {"seed": 1}], ids=lambda change: str(change)
+)
+def test_the_zoo_takes_the_networks_of_figure_7(monkeypatch, change):
+    asked = []
+    monkeypatch.setattr(records, "publish", lambda record, *, weights: asked.append(weights))
+    cli._publish(SimpleNamespace(config={"profile": "paper", "role": "plain", "seed": 0, **change}))
+    assert asked == [change in ({}, {"role": "student"})]
