@@ -367,7 +367,7 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame, what: Mapping[
     DataFrame
         A row a network: ``profile``, ``dataset``, ``role``, ``temperature``, ``what``, ``at_chance``, and
         in percent, each with ``_low`` and ``_high``: ``accuracy``, ``ours`` (the paper's attack), ``exact`` (log-softmax,
-        the same budget); ``images`` attacked, ``record``. And a row "undefended, its logits times T" for each T for
+        the same budget); ``precision`` of the training, ``images`` attacked, ``record``. And a row "undefended, its logits times T" for each T for
         which it was attacked so: the same network, the same predictions, and nan for an arithmetic that is not on record.
     """
     rates = split_table(attacks[attacks["draw"] == ""]).set_index(["profile", "dataset", "role", "temperature", "variant"])
@@ -378,7 +378,8 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame, what: Mapping[
         share = metrics.accuracy(int(network["correct"]), int(network["test_images"])).times(100)
         row = {name: network[name] for name in ("profile", "dataset", "role")} | {
             "temperature": at, "what": what[network["role"]], "at_chance": bool(network["at_chance"]),
-            "accuracy": share.value, "accuracy_low": share.low, "accuracy_high": share.high, "record": network["record"],
+            "accuracy": share.value, "accuracy_low": share.low, "accuracy_high": share.high, "precision": network.get("precision", ""),
+            "record": network["record"],
         }  # fmt: skip
         rows.append(row | _rates(rates, nothing, row, row["role"]))
     own = attacks[(attacks["role"] == "plain") & (attacks["attack_temperature"] < 1) & (attacks["draw"] == "")]
@@ -419,9 +420,13 @@ def choices_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame
     networks = pd.concat([networks.merge(tried), chosen], ignore_index=True)
     met = attacks.loc[attacks["role"].isin(otherwise), [*here, "image"]].drop_duplicates()
     table = ablation_table(networks, attacks.merge(met), CHOICES_BY_ROLE)
-    order = [list(CHOICES.values()).index(what) for what in table["what"]]
-    hot = [comparison.as_number(t) for t in table["temperature"]]
-    return table.assign(order=order, hot=hot).sort_values([*here, "hot", "order"]).drop(columns=["order", "hot"]).reset_index(drop=True)
+    places = [{value: place for place, value in enumerate(networks[column].unique())} for column in here]
+    keys = (
+        table[here]
+        .apply(lambda column: column.map(places[here.index(column.name)]))
+        .assign(hot=table["temperature"].map(comparison.as_number), order=table["what"].map(list(CHOICES.values()).index))
+    )
+    return table.loc[keys.sort_values([*here, "hot", "order"]).index].reset_index(drop=True)
 
 
 def _rates(rates: pd.DataFrame, nothing: dict, row: dict, role: str) -> dict:
