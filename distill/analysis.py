@@ -343,8 +343,8 @@ ABLATIONS = {  # a network's role: what was done to it
 
 
 CHOICES = {  # the same for what the paper leaves open
-    "": "as published here: Glorot weights, unpadded, standardised by feature",
-    "torch": "PyTorch's own first weights",
+    "": "as published here",
+    "torch": "PyTorch's first weights",
     "padded": "padded convolutions",
     "channelwise": "images standardised by channel",
     "bfloat16": "layers in bfloat16",
