@@ -435,7 +435,8 @@ def _rates(rates: pd.DataFrame, nothing: dict, row: dict, role: str) -> dict:
     for variant_, name in (("float32", "ours"), ("exact", "exact")):
         key = (row["profile"], row["dataset"], role, row["temperature"], variant_)
         found = rates.loc[key] if key in rates.index else nothing
-        out |= {name: found["ours"], f"{name}_low": found["low"], f"{name}_high": found["high"], "images": found["images"]}
+        out |= {name: found["ours"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+        out |= {"images": found["images"]} if name == "ours" else {}
     return out
 
 

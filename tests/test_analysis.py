@@ -223,12 +223,12 @@ def test_ablations_hold_each_network_against_both_arithmetics():
         return {"profile": "quick", "dataset": "mnist", "role": role, "temperature": temperature, "seed": 0, "correct": correct,
                 "test_images": 100, "at_chance": at_chance, "record": f"{role}-{temperature:g}"}  # fmt: skip
 
-    networks = pd.DataFrame([network("plain", 1.0, 99), network("warm student", 100.0, 97), network("sgd student", 100.0, 11, True),
+    networks = pd.DataFrame([network("plain", 1.0, 99), network("warm student", 100.0, 97), network("sgd student", 100.0, 11, True), network("rate student", 100.0, 96),
                              network("warm teacher", 100.0, 98)])  # fmt: skip
     attacks = pd.concat([
         rows([10, None, 8, 20, 4, 6], role="plain", temperature=1.0),
         rows([None, None, None, None, 4, None], role="plain", temperature=1.0, attack_temperature=0.01),  # its logits times 100
-        rows([None, None, None, 20, None, None], role="warm student"),
+        rows([None, None, None, 20, None, None], role="warm student"), rows([8] * 9, role="rate student"),
         rows([10, 12, 8, 20, 4, 200], role="warm student", output="log_softmax", max_features=784),
     ])  # fmt: skip
     table = analysis.ablation_table(networks, attacks).set_index(["role", "temperature"])
@@ -236,8 +236,11 @@ def test_ablations_hold_each_network_against_both_arithmetics():
         ("plain", "none"),
         ("warm student", "100"),
         ("sgd student", "100"),
+        ("rate student", "100"),
         ("scaled", "100"),
     }  # a teacher is not used
+    alone = table.loc["rate student", "100"]  # attacked in one arithmetic only
+    assert (alone["ours"], alone["images"]) == (100, 3) and math.isnan(alone["exact"])
     warm, scaled = table.loc["warm student", "100"], table.loc["scaled", "100"]
     assert (warm["accuracy"], warm["ours"], warm["exact"], warm["images"]) == pytest.approx((97, 100 / 6, 500 / 6, 2))
     assert (scaled["accuracy"], scaled["ours"]) == pytest.approx((99, 100 / 6)) and math.isnan(scaled["exact"])
