@@ -347,7 +347,7 @@ CHOICES = {  # the same for what the paper leaves open
     "torch": "PyTorch's first weights",
     "padded": "padded convolutions",
     "channelwise": "images standardised by channel",
-    "bfloat16": "layers in bfloat16",
+    "bfloat16": "only the precision changed",
 }
 CHOICES_BY_ROLE = {f"{name} {role}".strip(): what for name, what in CHOICES.items() for role in comparison.USED}
 
