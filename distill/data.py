@@ -367,7 +367,7 @@ def load(name: str, *, train: bool, root: str | Path | None = None, standardised
     return Images(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), name, source, digests[start])
 
 
-def _standardised(pixels: np.ndarray, train_path: Path, train: bool, by: str) -> Tensor:
+def _standardised(pixels: np.ndarray, train_path: Path, train: bool, by: str = "feature") -> Tensor:
     """Subtract the training set's mean and divide by its deviation, each of the 3,072 features by its own.
 
     The paper gives only the range of the result, [-2.22, 2.62] on the test set (section V-A); this

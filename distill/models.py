@@ -27,7 +27,7 @@ class Network(nn.Module):
         (N, F) to (N, 10) logits.
     """
 
-    def __init__(self, channels: int, first: int, second: int, hidden: int, flat: int, dropout: float, padding: str) -> None:
+    def __init__(self, channels: int, first: int, second: int, hidden: int, flat: int, dropout: float, padding: str = "valid") -> None:
         super().__init__()
         conv = functools.partial(nn.Conv2d, kernel_size=3, padding=PADDINGS[padding])
         self.features = nn.Sequential(

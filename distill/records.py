@@ -268,7 +268,9 @@ def _staged(store: Path, name: str) -> Iterator[Path]:
             raise _cannot_write(store, error) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(store / ".work" / f"{name}.lock", timeout=0):
+        lock = store / ".work" / f"{name}.lock"
+        alone = filelock.FileLock(lock, timeout=0) if lock.exists() else contextlib.nullcontext()
+        with contextlib.suppress(OSError, filelock.Timeout), alone:
             work.rmdir()  # unless a process that computes the run holds it
 
 
