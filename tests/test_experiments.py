@@ -257,6 +257,7 @@ def test_version_needs_no_installed_package(capsys, monkeypatch):
 
 
 def test_open_choices_change_one_thing_each(context):
+    assert set(analysis.CHOICES) - {""} == set(plans.CHOICES)  # each has a name for readers
     base = {run["role"]: run for run in plans.plan("quick", "cifar10", ["none", 20], stages=["train"])}
     runs = plans.plan("quick", "cifar10", ["none", 20], stages=["choices"])
     for name, change in plans.CHOICES.items():
