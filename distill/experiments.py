@@ -25,7 +25,7 @@ from distill.attacks.jsma import Status, all_targets, jsma
 from distill.plans import PROFILES, TEMPERATURES, Config, drawn_images, listed, needs, parse_seeds, parse_temperatures, plan, profile
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
-WIDE = profile("paper").images  # of a run's records on this many images and on the profile's fewer, the former is published
+WIDE = (10_000, profile("paper").images)  # of a run's records on so many images or on the profile's own, that on the most is published
 SHOWN = 100  # test images whose logits are kept
 CHANCE = 0.2  # a network of ten classes below this accuracy has not left chance
 
@@ -204,10 +204,9 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     with torch.no_grad():
         predicted = torch.cat([loaded.model(part).argmax(1) for part in x.split(1000)])
     rows, targets = all_targets(predicted, 10)
-    flush = bool(config.get("flush"))
     tables, passes, started = [], 0, time.perf_counter()
     for temperature in config.get("sweep") or [config["attack_temperature"]]:
-        with sensitivity.denormals(flush):
+        with sensitivity.denormals(bool(config.get("flush"))):
             result = jsma(
                 loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
                 output=config["output"], temperature=temperature, precision=config["precision"],
@@ -236,10 +235,8 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
             table["saliency"] = [*maps, *[None] * (len(table) - len(maps))]
         tables.append(table)
     fixed = ["attack", "output", "precision", "max_features", *([] if "sweep" in config else ["attack_temperature"])]
-    columns = {**_columns(config), **{name: config[name] for name in fixed}, "flush": flush,
-               "product": bool(config.get("product")), "draw": records.draw_name(config)}  # fmt: skip
     return records.write(
-        context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
+        context.store, config, pd.concat(tables, ignore_index=True), columns={**_columns(config), **{name: config[name] for name in fixed}},
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "passes": passes,
                     "data": {"test": test.sha256, "source": test.source}, "dtype": config["precision"]},
     )  # fmt: skip
@@ -287,7 +284,7 @@ def _suite(config: Config, context: Context) -> records.Record:
             "passes": np.float32(found.passes),
         }))  # fmt: skip
         context.say(f"  {name} at {temperature:g}: {found.success.float().mean():.0%} ({seconds[f'{name} at {temperature:g}']:.0f} s)")
-    columns = {**_columns(config), "output": "logits", "precision": "float32", "flush": False, "draw": records.draw_name(config)}
+    columns = {**_columns(config), "output": "logits", "precision": "float32"}
     return records.write(
         context.store, config, pd.concat(tables, ignore_index=True), columns=columns,
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "seconds": seconds,
@@ -437,8 +434,8 @@ def results(
     Parameters
     ----------
     profile_name : str
-        See `plan`, or "published": what is on record of the profiles paper and quick, at any temperature and on as
-        many images as the profile paper has; then nothing is computed.
+        See `plan`, or "published": what is on record of the profiles paper and quick, at any temperature and on the
+        most images; then nothing is computed.
     datasets, temperatures, seed, stages
         See `plan`; without data sets or temperatures the profile's own. The plain network, with which everything
         is compared, is always among them. Several seeds are several networks each.
@@ -469,17 +466,18 @@ def results(
     for one in ("paper", "quick") if published else (profile_name,):
         for dataset in names:
             asked = wanted or (TEMPERATURES if published else None)
-            runs = plan(one, str(dataset), asked, seeds=seeds, stages=stages)
-            wider = plan(one, str(dataset), asked, seeds=seeds, stages=stages, images=WIDE) if published else runs
+            sizes = sorted({profile(one).images, *(WIDE if published else ())}, reverse=True)
+            plans = [plan(one, str(dataset), asked, seeds=seeds, stages=stages, images=size) for size in sizes]
             computed = profile(one).computes
             needed = [stage for stage in stages if computed is None or stage in computed]
             failures = [] if published else ensure(plan(one, str(dataset), wanted, seeds=seeds, stages=needed), context)
             if failures:
                 raise RunError("; ".join(failures))
-            for config, wide in zip(runs, wider, strict=True):
-                record = records.find(wide, context.look_in) or records.find(config, context.look_in)
-                if record is not None:
-                    tables.setdefault(config["kind"], []).append(record.table())
+            for same in zip(*plans, strict=True):  # one run on ever fewer images
+                configs = {records.key(config): config for config in same}.values()
+                on_record = (records.find(config, context.look_in) for config in configs)
+                if record := next(filter(None, on_record), None):
+                    tables.setdefault(record.config["kind"], []).append(record.table())
     found = {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
     if published:
         what = f"{', '.join(map(str, names))} with seed {', '.join(map(str, seeds))}"

@@ -75,7 +75,7 @@ class Record:
         """Columns that have one value for the whole run."""
         named = {} if self.config["kind"] == "benchmark" else {name: self.config[name] for name in IDENTITY if name in self.config}
         columns = {**named, **self.info["columns"]}
-        if self.config["kind"] == "attack":  # which records of an older version lack, or give as "" for a sweep
+        if self.config["kind"] == "attack":  # of which records of an older version give some, others not
             columns |= {
                 "flush": bool(self.config.get("flush")),
                 "product": bool(self.config.get("product")),

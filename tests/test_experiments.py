@@ -185,17 +185,17 @@ def test_results_for_a_chapter(context):
     assert experiments.results("smoke", None, [20])["model"]["accuracy"].equals(rows["model"]["accuracy"])
 
 
-def test_of_two_records_of_a_run_the_one_on_more_images_is_published(context, monkeypatch):
+def test_of_the_records_of_a_run_the_one_on_most_images_is_published(context, monkeypatch):
     monkeypatch.setitem(training.RECIPES, ("quick", "mnist"), training.RECIPES["smoke", "mnist"])
     monkeypatch.setitem(plans.PROFILES, "quick", dataclasses.replace(plans.PROFILES["smoke"], name="quick", images=3))
-    monkeypatch.setattr(experiments, "WIDE", 5)
+    monkeypatch.setattr(experiments, "WIDE", (7, 5))
     seen = []
-    for images in (None, 5):
+    for images in (None, 5, 7):
         assert experiments.ensure(plans.plan("quick", "mnist-5k", ["none"], images=images), context) == []
         seen.append([
             experiments.results(name, ["mnist-5k"], ["none"])["attack"]["image"].nunique() for name in ("quick", experiments.PUBLISHED)
         ])  # fmt: skip
-    assert seen == [[3, 3], [3, 5]]
+    assert seen == [[3, 3], [3, 5], [3, 7]]
 
 
 def test_draws_are_nested():
