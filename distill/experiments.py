@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import dataclasses
 import functools
@@ -386,6 +387,49 @@ def _neighbours(config: Config, context: Context, work: Path) -> records.Record:
     )  # fmt: skip
 
 
+def _stop(config: Config, context: Context, work: Path) -> records.Record:
+    """The failed attacks of a run once more: what their last images leave of the hidden units, and of the logits' derivatives in float64."""
+    attack = config["stopped"]
+    record = records.find(attack, context.look_in) or run(attack, context)
+    rows = record.table()
+    rows = rows[~rows["success"]].reset_index(drop=True)
+    model = load_model(config["network"], context).model
+    test = _images_of(config["network"], False, context)
+    started = time.perf_counter()
+    x = test.x[torch.from_numpy(rows["image"].to_numpy(np.int64)).to(context.device)]
+    result = jsma(model, x, torch.from_numpy(rows["target"].to_numpy(np.int64)).to(context.device), max_features=attack["max_features"],
+                  value=attack["value"], output=attack["output"], precision=attack["precision"])  # fmt: skip
+    on, largest, predicted = _left(model, result.adversarial)
+    table = rows[["image", "label", "source", "target"]].assign(
+        status=[Status(code).name for code in result.status.tolist()],
+        features_changed=result.features_changed.cpu().numpy().astype(np.int32),
+        as_recorded=result.features_changed.cpu().numpy() == rows["features_changed"].to_numpy(),
+        units_on=on, largest_derivative=largest, predicted=predicted)  # fmt: skip
+    return records.write(
+        context.store, config, table, columns=_columns(config),
+        provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "stopped": record.path.name, "attacks": len(record.table()),
+                    "data": {"test": test.sha256, "source": test.source}, "dtype": "float64"},
+    )  # fmt: skip
+
+
+def _left(model: nn.Module, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each image: units above zero in the ReLU layer that has fewest, the largest |dZ_k / dX_i| in float64, and the class."""
+    model = copy.deepcopy(model).double()
+    counts: list[torch.Tensor] = []
+    for layer in model.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.register_forward_hook(lambda layer, given, out: counts.append((out > 0).flatten(1).sum(1)))
+    found: list[list[torch.Tensor]] = []
+    for part in images.double().split(100):
+        counts.clear()
+        part = part.clone().requires_grad_()
+        logits = model(part)
+        slopes = [torch.autograd.grad(of_class.sum(), part, retain_graph=True)[0].flatten(1).abs().amax(1) for of_class in logits.unbind(1)]
+        found.append([torch.stack(counts).amin(0), torch.stack(slopes).amax(0), logits.argmax(1)])
+    on, largest, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+    return on.astype(np.int32), largest, predicted.astype(np.int8)
+
+
 def _measure(config: Config, context: Context, work: Path) -> records.Record:
     """Figure 9: how large the derivatives of the probabilities are, as float32 and float64 give them, and truly."""
     model = load_model(config["network"], context).model
@@ -419,6 +463,7 @@ RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {
     "prediction": _predict,
     "sensitivity": _measure,
     "neighbour": _neighbours,
+    "stop": _stop,
     "diagnosis": _diagnose,
 }
 
@@ -608,7 +653,7 @@ def _summary(record: records.Record) -> str:
         return f"accuracy {table['accuracy'].iloc[0]:.2%}{chance}"
     if record.config["kind"] == "attack":
         return f"{int(table['success'].sum())} of {len(table)} attacks succeeded"
-    return f"{len(table)} images"
+    return f"{len(table)} {'stopped attacks' if record.config['kind'] == 'stop' else 'images'}"
 
 
 @functools.cache

@@ -700,3 +700,22 @@ def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
 def html(table: pd.DataFrame, *, escape: bool = True) -> str:
     """A table as HTML for a page; without ``escape`` its cells may be HTML themselves."""
     return table.to_html(index=False, border=0, justify="left", classes="comparison", na_rep="–", escape=escape)
+
+
+def by_recipe(table: pd.DataFrame) -> str:
+    """A table as `html`, its rows parted by their recipe: the paper's own stand open, those of each other recipe can be unfolded.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column ``training``; where all rows have the same recipe it stays one table.
+    """
+    known = list(RECIPES.values())
+    parts = {str(name): rows.drop(columns="training") for name, rows in table.groupby("training", sort=False)}
+    if len(parts) < 2:
+        return html(table)
+    first, *others = sorted(parts, key=lambda name: known.index(name) if name in known else len(known))
+    return f'<p class="recipe">By {first}</p>\n{html(parts[first])}' + "".join(
+        f'\n<details class="recipe"><summary>{name.capitalize()}: {len(parts[name])} more rows</summary>\n{html(parts[name])}</details>'
+        for name in others
+    )

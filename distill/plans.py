@@ -168,11 +168,11 @@ def plan(
 
 
 def needs(config: Config) -> list[Config]:
-    """The runs on whose records this one builds: a student's teacher, an attack's networks, the gallery that is measured."""
+    """The runs on whose records this one builds: a student's teacher, an attack's networks, the attack that is looked at again."""
     if config["kind"] == "model":
         return [{**config, "role": config["role"].replace("student", "teacher"), "teacher": None}] if config["teacher"] else []
-    if "gallery" in config:
-        return [config["gallery"]]
+    if again := config.get("gallery") or config.get("stopped"):
+        return [again]
     above = [config["network"], *([config["surrogate_network"]] if "surrogate_network" in config else [])]
     return list({records.key(one): one for one in above}.values())
 
@@ -197,6 +197,12 @@ def _split(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     if last["temperature"] != 1:
         variants.append({"attack_temperature": last["temperature"]})
     return [jsma_config(last, images=images, **variant) for variant in variants]
+
+
+def _stops(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """Where the attack in exact arithmetic stops short although it has no budget: is it the arithmetic, or the network?"""
+    unlimited = next(run for run in _split(networks, chosen) if run["output"] == "log_softmax")
+    return [unlimited, {**_about(networks[-1]), "kind": "stop", "stopped": unlimited}]
 
 
 def _product(networks: Sequence[Config], chosen: Profile) -> list[Config]:
@@ -325,6 +331,7 @@ STAGES: dict[str, Callable[[Sequence[Config], Profile], list[Config]]] = {
     "train": lambda networks, chosen: [],
     "attack": _attack,
     "split": _split,
+    "stops": _stops,
     "product": _product,
     "teachers": _teachers,
     "invariance": _invariance,

@@ -38,7 +38,7 @@ from torch import Tensor
 from distill import data
 
 SCHEMA = 1
-KINDS = ("model", "attack", "prediction", "sensitivity", "neighbour", "diagnosis", "benchmark")
+KINDS = ("model", "attack", "prediction", "sensitivity", "neighbour", "stop", "diagnosis", "benchmark")
 IDENTITY = ("dataset", "profile", "role", "temperature", "seed")  # of a run, as columns of its table too
 MEASURED = {"model": {"accuracy"}, "attack": {"success"}}  # columns without which a table is not of its kind
 VERSIONS = ("python", "torch", "numpy")
@@ -442,7 +442,7 @@ def load(
     ----------
     dataset, profile : str, optional
         Without them, all.
-    kind : {"model", "attack", "prediction", "sensitivity", "neighbour", "diagnosis", "benchmark"}
+    kind : {"model", "attack", "prediction", "sensitivity", "neighbour", "stop", "diagnosis", "benchmark"}
         What a row is: a trained network, one attack on one image, what a network says of one test image, the
         derivatives at one, one measurement of speed.
     store : path, optional

@@ -1,6 +1,7 @@
 """What the tables say of rows whose answer is known."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -274,3 +275,14 @@ def test_a_recipe_has_the_same_mark_in_every_panel(draw):
         "ours, the paper's recipe",
         "ours, short training",
     ]
+
+
+def test_rows_of_other_recipes_are_folded_below_the_papers():
+    table = pd.DataFrame({"training": ["short training", "the paper's recipe", "short training", "one of no name"], "T": ["1", "2", "5", "10"]})
+    text = figures.by_recipe(table)
+    shown, *folded = text.split('<details class="recipe">')
+    assert re.findall("<td>(.*)</td>", shown) == ["2"] and "By the paper's recipe" in shown
+    assert [re.findall("<td>(.*)</td>", part) for part in folded] == [["1", "5"], ["10"]]
+    assert "<summary>Short training: 2 more rows</summary>" in folded[0]
+    alone = table[table["training"] == "short training"]
+    assert figures.by_recipe(alone) == figures.html(alone)

@@ -81,7 +81,7 @@ def test_stages_record_what_their_configurations_say(context, monkeypatch):
         return jsma(*args, **options)
 
     monkeypatch.setattr(experiments, "jsma", watched)
-    stages = ["attack", "split", "product", "invariance", "gallery", "neighbours", "predictions", "sensitivity", "smoothing"]
+    stages = ["attack", "split", "stops", "product", "invariance", "gallery", "neighbours", "predictions", "sensitivity", "smoothing"]
     runs = plans.plan("smoke", "mnist-5k", ["none"], stages=stages)
     assert experiments.ensure(runs, context) == []
     tables = {records.key(run): records.find(run, [context.store]).table() for run in runs}
@@ -105,6 +105,12 @@ def test_stages_record_what_their_configurations_say(context, monkeypatch):
         pixels[row, order] = 1.0
     reached = model(torch.from_numpy(pixels).view(-1, 1, 28, 28)).argmax(1).numpy() == drawn["target"]
     assert (reached == drawn["success"]).all()  # the record alone draws every adversarial image
+
+    stop = next(tables[records.key(run)] for run in runs if run["kind"] == "stop")
+    unlimited = next(tables[key] for key, names in variants.items() if names == {"exact"})
+    failed = unlimited[~unlimited["success"]]
+    assert len(stop) == len(failed) and stop["as_recorded"].all() and stop["status"].tolist() == failed["status"].tolist()
+    assert ((stop["largest_derivative"] == 0) == (stop["status"] == "ZERO_GRADIENT")).all()
 
     near = next(tables[records.key(run)] for run in runs if run["kind"] == "neighbour")
     train = data.load("mnist-5k", train=True).x.flatten(1)
@@ -304,3 +310,16 @@ def test_ablations_change_one_thing_each(context):
     assert records.find(warm[1], [context.store]).config["teacher"] == records.key(warm[0])
     assert not torch.equal(student.last.weight, teacher.last.weight)
     assert plans.plan("smoke", "mnist-5k", ["none"], stages=["ablations"]) == plans.plan("smoke", "mnist-5k", ["none"], stages=["train"])
+
+
+def test_what_a_stop_leaves_of_a_network_is_told():
+    hidden, out = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        hidden.weight.copy_(torch.tensor([[1.0], [2.0]]))
+        hidden.bias.copy_(torch.tensor([-1.0, -1.0]))
+        out.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+        out.bias.copy_(torch.tensor([0.1, 0.0]))
+    model = torch.nn.Sequential(hidden, torch.nn.ReLU(), out)
+    on, largest, predicted = experiments._left(model, torch.tensor([[0.25], [0.75], [2.0]]))
+    assert (on.tolist(), largest.tolist(), predicted.tolist()) == ([0, 1, 2], [0.0, 6.0, 6.0], [0, 1, 1])
+    assert model[0].weight.dtype == torch.float32  # the network itself is left as it was

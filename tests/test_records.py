@@ -237,7 +237,7 @@ def test_publishing_leaves_weights_behind_or_takes_them_into_the_zoo(tmp_path, m
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="allowed are model, attack, prediction, sensitivity, neighbour, diagnosis, benchmark"):
+    with pytest.raises(ValueError, match="allowed are model, attack, prediction, sensitivity, neighbour, stop, diagnosis, benchmark"):
         records.load(kind="models", store=tmp_path)
     with pytest.raises(records.RecordError, match="no record 'x'"):
         records.named("x", tmp_path)
