@@ -11,7 +11,9 @@ import importlib
 import math
 import multiprocessing
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 import distill
 from distill import experiments, plans, records
@@ -58,7 +61,8 @@ def in_processes(count: int, *, threads: int | None = None):
     def engine(runs: Sequence[Config], context: Context) -> Iterator[Outcome]:
         each = threads or max(1, torch.get_num_threads() // count)
         alone = dataclasses.replace(context, publish=None, progress=False, say=experiments.say)
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), torch.set_num_threads, (each,)) as pool:
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin_process, (each,))
+        try:
             # Those on which others build come first, so that hardly a process waits for another's lock.
             waiting = {pool.submit(experiments.attempt, config, alone): config for config in sorted(runs, key=_depth)}
             for done in as_completed(waiting):
@@ -66,8 +70,28 @@ def in_processes(count: int, *, threads: int | None = None):
                     yield done.result()
                 except BrokenProcessPool:
                     yield Outcome(waiting[done], None, "a process that computes runs was killed; what it had begun is kept", 0.0)
+            pool.shutdown()
+        except BaseException:  # an interrupt, a store that cannot be written, or whoever takes the outcomes stopped
+            _end_processes(pool)
+            raise
 
     return engine
+
+
+def _begin_process(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process of the terminal: no traceback of each
+    tqdm.set_lock(threading.RLock())  # its own has a semaphore, which a process that is ended would leave behind
+    torch.set_num_threads(threads)
+
+
+def _end_processes(pool: ProcessPoolExecutor) -> None:
+    """Drop the runs that are queued and end the processes that compute others: what those had begun is kept."""
+    processes = list((pool._processes or {}).values())  # Python 3.14 has terminate_workers for this
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
 
 
 def _depth(config: Config) -> int:

@@ -1,5 +1,9 @@
 """Several processes and many machines leave the records that one process leaves."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +47,40 @@ def test_processes_leave_the_records_of_one(place, capfd):
     assert essence(place / "two") == essence(place / "one")
     untimed = [{line.split("] ")[-1].rpartition(" (")[0] for line in lines[1:]} for lines in (said, again)]
     assert untimed[0] == untimed[1] and len(untimed[0]) == 3
+
+
+def test_what_is_queued_is_dropped_when_the_outcomes_are_no_longer_taken(place):
+    runs = plans.plan("smoke", "mnist-5k", ["none"], stages=["train"], seeds=range(8))
+
+    def full(record):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        experiments.ensure(runs, context(place / "one", publish=full), engine=cluster.in_processes(1, threads=1))
+    assert multiprocessing.active_children() == []
+    assert 1 <= len(records.all_records(place / "one")) <= 3  # of eight
+
+
+INTERRUPTED = """
+import sys
+from distill import cli, training
+training.RECIPES["smoke", "mnist"] = training.Recipe("smoke", 0.3, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64)
+if __name__ == "__main__":
+    sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_ends_all_processes(place, data_root):
+    (place / "run.py").write_text(INTERRUPTED)
+    command = [sys.executable, str(place / "run.py"), "run", "--profile", "smoke", "--temperatures", "none", "--stages", "train"]
+    asked = ["--seeds", ",".join(map(str, range(40))), "--processes", "2", "--threads", "1", "--store", str(place / "own")]
+    with subprocess.Popen([*command, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as started:
+        while not (line := started.stdout.readline()).startswith("[2/"):
+            assert line, started.stderr.read()
+        os.killpg(started.pid, signal.SIGINT)
+        _, err = started.communicate(timeout=60)  # until the last of its processes has closed them
+    assert started.returncode == 1 and err == "distill: interrupted; finished runs and epochs are kept\n"
+    assert len(records.all_records(place / "own")) < 20
 
 
 def test_as_many_processes_as_cores_and_memory_allow(monkeypatch, place, capsys):
