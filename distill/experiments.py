@@ -36,7 +36,7 @@ class RunError(RuntimeError):
 
 
 STOPS = (records.StoreError, training.CheckpointError)  # what no further run would survive
-FAILURES = (RunError, training.TrainingError, data.DataError, records.RecordError, ValueError, OSError)
+FAILURES = (RunError, training.TrainingError, data.DataError, records.RecordError, ValueError, OSError, ImportError, torch.OutOfMemoryError)
 
 
 # --- running ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -164,6 +165,22 @@ def test_a_failing_run_does_not_take_the_others_along(context, monkeypatch):
     failures = experiments.ensure(runs, context)
     assert len(failures) == 1 and "could not be had" in failures[0]
     assert records.find(runs[1], [context.store]) is not None
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("this attack needs adv_lib: pip install it"), torch.OutOfMemoryError("CUDA out of memory.\nTried 2 GiB")]
+)
+def test_a_missing_library_or_too_little_memory_is_one_failed_run(context, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setitem(experiments.RUNNERS, "attack", fails)
+    monkeypatch.setitem(experiments.RUNNERS, "model", lambda config, *_: records.write(
+        context.store, config, pd.DataFrame({"accuracy": [0.5]}), columns={}, provenance={"wall_seconds": 1.0}))  # fmt: skip
+    monkeypatch.setattr(experiments, "_summary", lambda record: "made")
+    network, attack = plans.plan("smoke", "mnist-5k", ["none"])
+    assert experiments.ensure([attack, network], context) == [f"{records.key(attack)}: {' '.join(str(error).split())}"]
+    assert records.find(network, [context.store]) is not None
 
 
 def _gone():
