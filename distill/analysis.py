@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from distill import comparison, data, metrics, models
+from distill.comparison import NETWORK
 from distill.metrics import Estimate
 from distill.plans import MAX_FEATURES
 
@@ -110,17 +111,14 @@ def split_table(attacks: pd.DataFrame, *, budget: int = MAX_FEATURES) -> pd.Data
     Raises
     ------
     ValueError
-        If there are several records of one network and variant: their rows would be mixed.
+        If there are several seeds, or several records of one network and variant: their rows would be mixed.
     """
     rows = []
     chosen = attacks.assign(variant=variant(attacks)) if len(attacks) else pd.DataFrame(columns=[*attacks.columns, "variant"])
     chosen = chosen[chosen["variant"] != ""]
-    groups = chosen.groupby(["profile", "dataset", "role", "temperature", "variant"], sort=False)
-    if (groups["record"].nunique().max() if len(chosen) else 1) > 1:
-        raise ValueError(
-            f"the attacks hold several records for {groups['record'].nunique().idxmax()}; allowed is one for each network and variant"
-        )
-    for (profile, dataset, role, temperature, name), group in groups:
+    if len(chosen):
+        comparison.one_of_each(chosen, "attacks", "variant")
+    for (profile, dataset, role, temperature, name), group in chosen.groupby([*NETWORK, "variant"], sort=False):
         rate = success_within(group, budget)
         within = group["success"] & (group["features_changed"] <= budget)
         early = ~group["success"] & (group["features_changed"] + 2 <= budget)  # else the budget would have ended it
@@ -277,13 +275,17 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``profile``, ``dataset``, ``temperature``, ``reading``, ``paper``, ``ours``, ``low``, ``high``, ``images``,
         ``broken`` (share of images with at least one success).
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network and variant: their rows would be mixed.
     """
     rows = []
     chosen = attacks.assign(variant=variant(attacks))
-    chosen = chosen[chosen["role"].isin(comparison.USED)]
-    for (profile, dataset, role, temperature, name), group in chosen.groupby(
-        ["profile", "dataset", "role", "temperature", "variant"], sort=False
-    ):
+    chosen = chosen[chosen["role"].isin(comparison.USED) & chosen["variant"].isin(["float32", "exact"])]
+    comparison.one_of_each(chosen, "attacks", "variant")
+    for (profile, dataset, role, temperature, name), group in chosen.groupby([*NETWORK, "variant"], sort=False):
         features = features_of(dataset)
         whole = group["max_features"].iloc[0] >= features
         readings = ("capped", "excluded", "median") if name == "float32" else ("exact",) if name == "exact" and whole else ()
@@ -314,9 +316,15 @@ def confidence_table(predictions: pd.DataFrame) -> pd.DataFrame:
         ``profile``, ``dataset``, ``role``, ``temperature``, ``paper``, ``ours``, ``low``, ``high`` (percent),
         ``paper_maximum`` and ``maximum`` (mean largest probability at the network's own T), ``certain`` (share of
         images whose largest float32 probability is exactly 1), ``gap`` and ``logit_l1`` (means), ``images``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
+    comparison.one_of_each(predictions, "predictions")
     rows = []
-    for (profile, dataset, role, temperature), group in predictions.groupby(["profile", "dataset", "role", "temperature"], sort=False):
+    for (profile, dataset, role, temperature), group in predictions.groupby(NETWORK, sort=False):
         at = comparison.label(role, temperature)
         value = group["probability"].where(group["label"] == group["predicted"], 0.0)
         ours = metrics.clustered_mean(value, group["image"]).times(100)
@@ -441,11 +449,17 @@ def _rates(rates: pd.DataFrame, nothing: dict, row: dict, role: str) -> dict:
 
 
 def invariance_table(attacks: pd.DataFrame) -> pd.DataFrame:
-    """Success of the paper's attack on softmax(Z / T') against T', a row a network and T', in percent."""
+    """Success of the paper's attack on softmax(Z / T') against T', a row a network and T', in percent.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
+    """
+    chosen = attacks[attacks["draw"] == "sweep"]
+    comparison.one_of_each(chosen, "attacks")
     rows = []
-    for (profile, dataset, role, temperature, at), group in attacks[attacks["draw"] == "sweep"].groupby(
-        ["profile", "dataset", "role", "temperature", "attack_temperature"], sort=False
-    ):
+    for (profile, dataset, role, temperature, at), group in chosen.groupby([*NETWORK, "attack_temperature"], sort=False):
         rate = metrics.success_rate(group)
         rows.append({
             "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "attack_temperature": at,
@@ -468,9 +482,15 @@ def amplitude_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``profile``, ``dataset``, ``temperature``, ``arithmetic`` (of `ARITHMETICS`), ``bin`` (0 to 9), ``paper``,
         ``ours``, ``low``, ``high`` in percent, and ``images``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
+    comparison.one_of_each(sensitivity, "derivatives")
     rows = []
-    for (profile, dataset, role, temperature), group in sensitivity.groupby(["profile", "dataset", "role", "temperature"], sort=False):
+    for (profile, dataset, role, temperature), group in sensitivity.groupby(NETWORK, sort=False):
         at = comparison.label(role, temperature)
         for arithmetic in ARITHMETICS:
             if arithmetic != "exact" and f"{arithmetic}_amplitude" not in group:
@@ -500,9 +520,15 @@ def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
         ``profile``, ``dataset``, ``temperature``, ``q05``, ``median``, ``q95`` (log10), ``float32_zero`` and
         ``float64_zero`` (percent of the derivatives that are exactly zero), ``float32_all_zero`` (percent of images
         all of whose derivatives are), ``images``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
+    comparison.one_of_each(sensitivity, "derivatives")
     rows = []
-    for (profile, dataset, role, temperature), group in sensitivity.groupby(["profile", "dataset", "role", "temperature"], sort=False):
+    for (profile, dataset, role, temperature), group in sensitivity.groupby(NETWORK, sort=False):
         quantiles = group["log10_amplitude"].quantile([0.05, 0.5, 0.95])
         rows.append({
             "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "record": group["record"].iloc[0],

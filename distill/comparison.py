@@ -19,6 +19,7 @@ NOTHING = "not in the paper"
 NO_PLAIN = "no plain network to compare with"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST",
           "fashion-mnist-by-class": "Fashion-MNIST", "kmnist": "KMNIST"}  # fmt: skip
+NETWORK = ["profile", "dataset", "role", "temperature"]  # the columns that tell networks of one seed apart
 USED = ("plain", "student")  # networks that are used and attacked; teachers are not
 TARGETS = 900  # attacks behind each of the paper's success rates
 TEST_IMAGES = 10_000  # behind each of its accuracies
@@ -102,7 +103,7 @@ def success_table(attacks: pd.DataFrame) -> pd.DataFrame:
         ``ours``, ``low``, ``high``, ``attacks``, ``images``, ``features`` (mean of the successful), ``verdict``.
     """
     attacks = attacks[attacks["role"].isin(USED)]
-    _one_of_each(attacks, "attacks")
+    one_of_each(attacks, "attacks")
     rows = []
     for (run_profile, dataset), of_dataset in attacks.groupby(["profile", "dataset"], sort=False):
         said = reported("fig7", str(dataset))
@@ -145,7 +146,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
         ``paper_low``, ``paper_high``, ``ours``, ``low``, ``high``, ``verdict``; the plain network's row has no change.
     """
     networks = networks[networks["role"].isin(["plain", "teacher", "student"])]
-    _one_of_each(networks, "networks")
+    one_of_each(networks, "networks")
     rows = []
     for (run_profile, dataset), of_dataset in networks.groupby(["profile", "dataset"], sort=False):
         said = reported("fig8", str(dataset))
@@ -181,15 +182,30 @@ def accuracy_level(networks: pd.DataFrame) -> pd.DataFrame:
     return table.assign(ours=table["accuracy"], low=table["accuracy_low"], high=table["accuracy_high"])
 
 
-def _one_of_each(rows: pd.DataFrame, what: str) -> None:
-    """Refuse rows of several runs where the table has one line: they would be mixed in silence."""
+def one_of_each(rows: pd.DataFrame, what: str, *further: str) -> None:
+    """Refuse rows of several runs where the table has one line: they would be mixed in silence.
+
+    Parameters
+    ----------
+    rows : DataFrame
+    what : str
+        What the rows are, for the message.
+    *further : str
+        Columns that part lines of one network, such as ``variant``.
+
+    Raises
+    ------
+    ValueError
+        If they are of several seeds, or of several records of one profile, data set, role, temperature and ``further``.
+    """
     seeds = rows["seed"].unique() if "seed" in rows else []
     if len(seeds) > 1:
         raise ValueError(f"the {what} are of several seeds ({', '.join(map(str, seeds))}); allowed is one")
-    groups = rows.groupby(["profile", "dataset", "role", "temperature"])["record"].nunique()
+    groups = rows.groupby([*NETWORK, *further])["record"].nunique()
     if (groups > 1).any():
+        *first, last = "profile", "data set", "role", "temperature", *further
         raise ValueError(
-            f"the {what} hold several records for {groups.idxmax()}; allowed is one for each profile, data set, role and temperature"
+            f"the {what} hold several records for {', '.join(map(str, groups.idxmax()))}; allowed is one for each {', '.join(first)} and {last}"
         )
 
 

@@ -11,14 +11,21 @@ import scipy
 
 from distill import comparison, metrics
 from distill.attacks.adapters import ATTACKS
+from distill.comparison import NETWORK
 from distill.metrics import Estimate
 
 UNTARGETED, TARGETED = "suite, targets none", "suite, targets all"  # the column ``draw``
-NETWORK = ["profile", "dataset", "role", "temperature"]
 MEASURES = {"l0": "pixels_changed", "l1": "l1", "l2": "l2", "linf": "linf"}
 UNBOUNDED = ("carlini_wagner_l2", "ddn", "fmn_l2", "fmn_linf", "fmn_l0", "sigma_zero")  # white-box attacks that may change everything
 NEARLY_ALL = 0.95
 MARGIN = 0.05  # by which one attack may beat another without being a sign of anything
+
+
+def _drawn(attacks: pd.DataFrame, draw: str) -> pd.DataFrame:
+    """Rows of one stage, of one record a network."""
+    rows = attacks[attacks["draw"] == draw]
+    comparison.one_of_each(rows, "attacks")
+    return rows
 
 
 def attack_table(attacks: pd.DataFrame) -> pd.DataFrame:
@@ -36,9 +43,14 @@ def attack_table(attacks: pd.DataFrame) -> pd.DataFrame:
         were divided by), ``norm``, ``radius`` (pixels in [0, 1]; nan for attacks without a bound), ``ours``, ``low``,
         ``high`` (percent of the images classified rightly), ``images`` (those), ``clean`` (percent classified rightly),
         ``distance`` (median over successes, in the norm), ``passes`` (forward passes an image), ``record``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
     rows = []
-    chosen = attacks[attacks["draw"] == UNTARGETED]
+    chosen = _drawn(attacks, UNTARGETED)
     for (profile, dataset, role, temperature, name, steps, divided), group in chosen.groupby(
         [*NETWORK, "attack", "steps", "attack_temperature"], sort=False
     ):
@@ -65,9 +77,14 @@ def robust_accuracy(attacks: pd.DataFrame) -> pd.DataFrame:
         ``_low`` and ``_high``: ``clean``; ``one`` (after PGD on the undivided logits alone, as one would who trusts
         them); ``within`` (after every attack, where it stayed within the radius in Linf); ``any`` (after every
         attack that sees the network's gradients, and the transferred one, whatever the distance).
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
     rows = []
-    for (profile, dataset, role, temperature), group in attacks[attacks["draw"] == UNTARGETED].groupby(NETWORK, sort=False):
+    for (profile, dataset, role, temperature), group in _drawn(attacks, UNTARGETED).groupby(NETWORK, sort=False):
         radius = group["radius"].max()
         wrong = (group["label"] != group["source"]).groupby(group["image"]).any()
         inside = group["success"] & (group["linf"] <= radius + 1e-6)
@@ -102,12 +119,15 @@ def distances(attacks: pd.DataFrame) -> pd.DataFrame:
         A row a network, attack and ``case`` ("best", "average", "worst"): ``profile``, ``dataset``, ``temperature``,
         ``attack``, ``norm``, ``ours``, ``low``, ``high`` (mean over images; failed attacks left out, see ``success``),
         ``theirs`` (`reported_distances`, nan where they have none), ``success`` (percent), ``images``, ``record``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
     theirs = reported_distances().set_index(["dataset", "temperature", "measure"])
     rows = []
-    for (profile, dataset, role, temperature, name), group in attacks[attacks["draw"] == TARGETED].groupby(
-        [*NETWORK, "attack"], sort=False
-    ):
+    for (profile, dataset, role, temperature, name), group in _drawn(attacks, TARGETED).groupby([*NETWORK, "attack"], sort=False):
         right = group[group["label"] == group["source"]]
         norm, at = ATTACKS[name].norm, comparison.label(role, temperature)
         by_image = right[right["success"]].groupby("image")[MEASURES[norm]]
@@ -138,9 +158,14 @@ def distance_ratios(attacks: pd.DataFrame, temperature: str = "100") -> pd.DataF
         A row a profile, data set and attack: ``profile``, ``dataset``, ``attack``, ``norm``, ``ratio`` of the two mean
         distances (each image's average over its targets), ``low``, ``high`` (95 % bootstrap over images; nan below two), and
         ``images``: those that both networks classify rightly and on which the attack reached a target of both.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
     rows = []
-    for (profile, dataset, name), group in attacks[attacks["draw"] == TARGETED].groupby(["profile", "dataset", "attack"], sort=False):
+    for (profile, dataset, name), group in _drawn(attacks, TARGETED).groupby(["profile", "dataset", "attack"], sort=False):
         norm = ATTACKS[name].norm
         won = group[(group["label"] == group["source"]) & group["success"]]
         at = [comparison.label(role, t) for role, t in zip(won["role"], won["temperature"], strict=True)]
@@ -182,9 +207,14 @@ def checklist(attacks: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``profile``, ``dataset``, ``temperature``, ``way``, ``question``, ``first`` and ``second`` (percent, the two
         rates compared), ``holds``, ``images``, ``record``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
     """
     rows = []
-    for (profile, dataset, role, temperature), group in attacks[attacks["draw"] == UNTARGETED].groupby(NETWORK, sort=False):
+    for (profile, dataset, role, temperature), group in _drawn(attacks, UNTARGETED).groupby(NETWORK, sort=False):
         right = group[group["label"] == group["source"]]
         for way, scale in (("naive", 1.0), ("sound", temperature)):
             for item in _items(right, way, scale):

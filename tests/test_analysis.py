@@ -61,6 +61,31 @@ def test_variants_are_compared_on_the_images_that_all_of_them_met():
     assert nothing.empty and analysis.distance_from_paper(nothing).empty
 
 
+@pytest.mark.parametrize("table", [analysis.split_table, analysis.robustness_table, analysis.invariance_table])
+def test_attacks_of_several_runs_are_not_mixed_in_silence(table):
+    own = rows([10, 4, None], draw="sweep" if table is analysis.invariance_table else "")
+    assert len(table(own)) > 0
+    with pytest.raises(ValueError, match="of several seeds .0, 1.; allowed is one"):
+        table(pd.concat([own, own.assign(seed=1, record="other")]))
+    with pytest.raises(ValueError, match=r"several records for quick, mnist, student, 100.0.*; allowed is one for each profile"):
+        table(pd.concat([own, own.assign(record="other")]))
+    apart = own.assign(role="plain", record="other")
+    assert len(table(pd.concat([own, apart]))) == 2 * len(table(own))
+
+
+@pytest.mark.parametrize("table", [analysis.confidence_table, analysis.amplitude_table, analysis.amplitude_quantiles])
+def test_measurements_of_several_runs_are_not_mixed_in_silence(table):
+    own = pd.DataFrame({
+        "image": range(4), "label": 1, "predicted": 1, "probability": 0.5, "probability_at_T": 0.3, "certain": False, "gap": 2.0, "logit_l1": 5.0,
+        "log10_amplitude": -3.0, "float32_amplitude": 1e-3, "float32_zero_share": 0.0, "float64_zero_share": 0.0,
+        "profile": "quick", "dataset": "mnist", "role": "student", "temperature": 20.0, "seed": 0, "record": "r",
+    })  # fmt: skip
+    assert len(table(own)) > 0
+    for more, says in (({"seed": 1}, "of several seeds"), ({}, "several records")):
+        with pytest.raises(ValueError, match=says):
+            table(pd.concat([own, own.assign(record="other", **more)]))
+
+
 def test_distance_from_the_paper_is_over_the_temperatures_that_all_have():
     said = comparison.reported("fig7", "mnist")
     table = pd.DataFrame(
@@ -278,7 +303,9 @@ def test_a_recipe_has_the_same_mark_in_every_panel(draw):
 
 
 def test_rows_of_other_recipes_are_folded_below_the_papers():
-    table = pd.DataFrame({"training": ["short training", "the paper's recipe", "short training", "one of no name"], "T": ["1", "2", "5", "10"]})
+    table = pd.DataFrame(
+        {"training": ["short training", "the paper's recipe", "short training", "one of no name"], "T": ["1", "2", "5", "10"]}
+    )
     text = figures.by_recipe(table)
     shown, *folded = text.split('<details class="recipe">')
     assert re.findall("<td>(.*)</td>", shown) == ["2"] and "By the paper's recipe" in shown

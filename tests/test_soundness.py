@@ -69,6 +69,24 @@ def test_the_ratio_of_distances_is_of_images_that_both_networks_classify_rightly
 
 
 @pytest.mark.parametrize(
+    ("table", "draw"),
+    [
+        (soundness.attack_table, soundness.UNTARGETED),
+        (soundness.robust_accuracy, soundness.UNTARGETED),
+        (soundness.checklist, soundness.UNTARGETED),
+        (soundness.distances, soundness.TARGETED),
+        (soundness.distance_ratios, soundness.TARGETED),
+    ],
+)
+def test_networks_of_several_runs_are_not_mixed_in_silence(table, draw):
+    own = pd.concat([rows(name, [1, 1, 0, 1, 1], draw=draw, target=1, seed=0) for name in ("pgd", "ddn", "fgsm")])
+    table(own)
+    for more, says in (({"seed": 1}, "of several seeds"), ({}, "several records")):
+        with pytest.raises(ValueError, match=says):
+            table(pd.concat([own, own.assign(record="other", **more)]))
+
+
+@pytest.mark.parametrize(
     ("question", "worse"),
     [
         ("many steps", rows("fgsm", [1, 1, 1, 1, 0])),
