@@ -166,7 +166,8 @@ def seed_table(rows: pd.DataFrame, table: Callable[[pd.DataFrame], pd.DataFrame]
     Parameters
     ----------
     rows : DataFrame
-        Of several seeds; what was measured with one alone is left out, as are images that some seed was not attacked on.
+        Of several seeds; what was measured with one alone is left out, as are images that some seed of the same network
+        and variant was not attacked on.
     table : callable
         Makes ``ours``, ``low`` and ``high`` of the rows of one seed: `split_table` or `comparison.accuracy_table`.
 
@@ -177,9 +178,10 @@ def seed_table(rows: pd.DataFrame, table: Callable[[pd.DataFrame], pd.DataFrame]
         each seed), ``least``, ``most`` and ``standard_deviation`` (standard deviation over the seeds), ``standard_error`` (mean standard
         error over images within a seed: a 3.92th of its interval), ``images``, ``records`` (list).
     """
-    if "image" in rows:
-        keys = ["profile", "dataset", "image"]
-        rows = rows[rows.groupby(keys)["seed"].transform("nunique") == rows.groupby(keys[:2])["seed"].transform("nunique")]
+    if "image" in rows and len(rows):
+        named = rows.assign(variant=variant(rows) if "output" in rows else "")
+        of_image, of_run = (named.groupby([*NETWORK, "variant", *by])["seed"].transform("nunique") for by in (["image"], []))
+        rows = rows[(of_image == of_run).to_numpy()]
     tables = [table(own).assign(seed=seed) for seed, own in (rows.groupby("seed") if len(rows) else ())]
     every = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if "role" in every:

@@ -118,6 +118,8 @@ def test_seeds_stand_beside_the_interval_of_one():
             [100 * attacks[(attacks["seed"] == seed) & (attacks["image"] == attacks["image"].min())]["success"].mean() for seed in range(3)]
         )
     ]
+    hot = attacks.assign(temperature=50.0, record="hot " + attacks["record"])
+    assert analysis.seed_table(pd.concat([fewer, hot]), analysis.split_table)["images"].tolist() == [1, 2]  # each network by itself
     assert figures.seed_text(table)["each seed"].tolist() == ["83.3, 33.3, 50.0"]
     assert analysis.seed_table(alone, analysis.split_table).empty and analysis.seed_table(alone[:0], analysis.split_table).empty
 
