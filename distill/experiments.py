@@ -49,7 +49,10 @@ def say(text: str) -> None:
 
 @dataclass
 class Context:
-    """Where runs are computed and where their records go."""
+    """Where runs are computed and where their records go.
+
+    An attack with denormals flushed to zero, a switch of the processor, is computed on the CPU whatever ``device`` is.
+    """
 
     store: Path
     look_in: list[Path]
@@ -198,18 +201,20 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
 def _attack(config: Config, context: Context, work: Path) -> records.Record:
     if config["attack"] == "suite":
         return _suite(config, context)
-    loaded = load_model(config["network"], context)
+    model = load_model(config["network"], context).model
+    if config.get("flush"):
+        context, model = dataclasses.replace(context, device="cpu"), model.cpu()
     test = _images_of(config["network"], False, context)
     drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
     x, label = test.x[drawn], test.y[drawn]
     with torch.no_grad():
-        predicted = torch.cat([loaded.model(part).argmax(1) for part in x.split(1000)])
+        predicted = torch.cat([model(part).argmax(1) for part in x.split(1000)])
     rows, targets = all_targets(predicted, 10)
     tables, passes, started = [], 0, time.perf_counter()
     for temperature in config.get("sweep") or [config["attack_temperature"]]:
         with sensitivity.denormals(bool(config.get("flush"))):
             result = jsma(
-                loaded.model, x[rows], targets, max_features=config["max_features"], value=config["value"],
+                model, x[rows], targets, max_features=config["max_features"], value=config["value"],
                 output=config["output"], temperature=temperature, precision=config["precision"],
                 product=bool(config.get("product")), trace="draw" in config, progress=context.progress,
             )  # fmt: skip
@@ -232,7 +237,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
         if result.trace is not None:  # enough to draw every step of the attack from the record alone
             table["trace"] = [row[row >= 0].astype(np.int32) for row in result.trace.cpu().numpy()]
             table["pixels"] = list(x[rows].flatten(1).cpu().numpy())
-            maps = _saliency_maps(loaded.model, x[rows[:9]], targets[:9])
+            maps = _saliency_maps(model, x[rows[:9]], targets[:9])
             table["saliency"] = [*maps, *[None] * (len(table) - len(maps))]
         tables.append(table)
     fixed = ["attack", "output", "precision", "max_features", *([] if "sweep" in config else ["attack_temperature"])]

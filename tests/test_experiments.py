@@ -201,6 +201,17 @@ def test_a_teacher_at_chance_is_never_passed_on(context, monkeypatch):
     assert records.find(runs[1], [context.store]) is None
 
 
+def test_an_attack_with_denormals_flushed_is_computed_on_the_processor(context, monkeypatch):
+    network, attack = plans.plan("smoke", "mnist-5k", ["none"])
+    assert experiments.ensure([network], context) == []
+    elsewhere = dataclasses.replace(context, device="meta")  # on which nothing can be computed
+    monkeypatch.setattr(experiments, "load_model", lambda config, _, real=experiments.load_model: real(config, context))
+    flushed = {**attack, "flush": True}
+    assert experiments.ensure([flushed], elsewhere) == []
+    record = records.find(flushed, [context.store])
+    assert record.info["provenance"]["device"] == "cpu" and len(record.table()) == 90
+
+
 def test_results_for_a_chapter(context):
     rows = experiments.results("smoke", '["mnist-5k"]', "[20]", stages=["train", "attack"])
     assert set(rows["attack"]["role"]) == {"plain", "student"}  # the plain network always stands beside
