@@ -10,6 +10,7 @@ import pandas as pd
 import scipy
 
 CONFIDENCE = 0.95
+Z = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2))  # standard errors on each side
 RESAMPLES = 2000
 MANY = 1000  # clusters beyond which the bootstrap is left for the normal distribution that it approaches
 
@@ -45,8 +46,9 @@ def accuracy(right: int, n: int) -> Estimate:
 def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Series, *, seed: int = 0) -> Estimate:
     """Mean of values whose clusters, not they, are independent, with a 95 % interval that knows it.
 
-    The interval is a percentile cluster bootstrap; with more than `MANY` clusters it is the normal one, from the
-    linearised standard error of the ratio of the clusters' sums to their sizes.
+    The interval is a percentile cluster bootstrap. With more than `MANY` clusters it rests on the linearised standard
+    error of the ratio of the clusters' sums to their sizes: for a rate p (all values 0 or 1) it is Wilson's with the
+    effective sample size p (1 - p) / (standard error)^2, for other measures the normal one.
 
     For attack rates a cluster is a source image: the nine targets of one image succeed or fail together more
     often than chance would have it. Where all clusters agree entirely, resampling shows no spread; then the
@@ -72,19 +74,27 @@ def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Ser
     groups = frame.groupby("cluster")["value"].agg(["sum", "count"])
     total, size = groups["sum"].to_numpy(), groups["count"].to_numpy()
     mean, n, m = frame["value"].mean(), len(frame), len(groups)
-    if np.ptp(total / size) == 0 and frame["value"].isin([0, 1]).all():
+    rate = bool(frame["value"].isin([0, 1]).all())
+    if np.ptp(total / size) == 0 and rate:
         interval = scipy.stats.binomtest(round(mean * m), m).proportion_ci(CONFIDENCE, method="wilson")
         return Estimate(mean, min(interval.low, mean), max(interval.high, mean), n, m)
     if m < 2:
         return Estimate(mean, float("nan"), float("nan"), n, m)
     if m > MANY:
-        half = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(m / (m - 1) * np.square(total - mean * size).sum()) / n
-        return Estimate(mean, mean - half, mean + half, n, m)
+        half = Z * math.sqrt(m / (m - 1) * np.square(total - mean * size).sum()) / n
+        low, high = _wilson(mean, mean * (1 - mean) / (half / Z) ** 2) if rate else (mean - half, mean + half)
+        return Estimate(mean, low, high, n, m)
     interval = scipy.stats.bootstrap(
         (total, size), lambda s, k, axis: s.sum(axis) / k.sum(axis), paired=True, vectorized=True,
         n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE, method="percentile", random_state=seed,
     ).confidence_interval  # fmt: skip
     return Estimate(mean, float(interval.low), float(interval.high), n, m)
+
+
+def _wilson(rate: float, n: float) -> tuple[float, float]:
+    """Wilson's interval of a share of n observations, which need not be a whole number."""
+    centre, half = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n), Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def success_rate(attacks: pd.DataFrame) -> Estimate:

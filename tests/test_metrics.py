@@ -57,6 +57,22 @@ def test_many_clusters_have_the_interval_that_the_bootstrap_approaches(monkeypat
     assert (normal.high + normal.low) / 2 == pytest.approx(normal.value)
 
 
+def test_rates_of_many_clusters_have_wilsons_interval_with_the_effective_sample_size(monkeypatch):
+    image = np.repeat(np.arange(1500), 9)
+    for fallen in (1, 1499):  # whole images: as informative as one attack each
+        together = metrics.clustered_mean(image < fallen, image)
+        alone = metrics.accuracy(fallen, 1500)
+        assert 0 <= together.low < together.value < together.high <= 1
+        assert (together.low, together.high) == pytest.approx((alone.low, alone.high), rel=2e-3)
+    few = metrics.clustered_mean(np.arange(len(image)) % 4500 == 0, image)  # 3 of 13,500: the normal interval begins below 0
+    assert 0 < few.low < few.value < few.high
+    halves = np.random.default_rng(3).random(len(image)) < 0.5
+    wilson = metrics.clustered_mean(halves, image)
+    monkeypatch.setattr(metrics, "MANY", 10**9)
+    bootstrap = metrics.clustered_mean(halves, image)
+    assert wilson.high - wilson.low == pytest.approx(bootstrap.high - bootstrap.low, rel=0.08)
+
+
 def test_no_spread_falls_to_wilson_over_images():
     none = metrics.clustered_mean(np.zeros(90), np.repeat(np.arange(10), 9))
     assert none.low == 0 and none.high == pytest.approx(metrics.accuracy(0, 10).high)
