@@ -543,8 +543,8 @@ def _must_be_there(networks: pd.DataFrame | None, asked: Sequence[str | float], 
         raise RunError(f"nothing is on record of {what}; {advice}")
     lacking = [t for t in asked if t not in _temperatures(networks)]
     if lacking:
-        there = ", ".join(t if t == "none" else f"{t:g}" for t in _temperatures(everything()))
-        raise RunError(f"T = {', '.join(f'{t:g}' for t in lacking)} is not on record of {what}; on record are {there}; {advice}")
+        named, there = (", ".join(t if t == "none" else f"{t:g}" for t in of) for of in (lacking, _temperatures(everything())))
+        raise RunError(f"T = {named} is not on record of {what}; on record are {there}; {advice}")
 
 
 def _temperatures(networks: pd.DataFrame) -> list:

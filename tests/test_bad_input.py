@@ -215,6 +215,12 @@ def test_what_is_not_on_record_is_named(asked, says, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_undefended_network_that_is_not_on_record_is_named():
+    networks = pd.DataFrame({"role": ["student"], "temperature": [20.0]})
+    with pytest.raises(experiments.RunError, match="T = none, 3 is not on record of mnist; on record are 20; "):
+        experiments._must_be_there(networks, ["none", 20.0, 3.0], "mnist", lambda: networks)
+
+
 @pytest.mark.parametrize("seeds", ["[0, 2]", "0,2", [0, 2], [0, "2", 0], range(0, 3, 2)])
 def test_seeds_as_papermill_hands_them_over(seeds):
     assert plans.parse_seeds(seeds) == [0, 2]
