@@ -163,8 +163,11 @@ def _computed(ray: Any, runs: Sequence[Config], context: Context, share: Share) 
         name = records.key(config)
         if name not in made:
             above = plans.needs(config)
-            shown = [found and records.pack(found) for found in (records.find(one, context.look_in) for one in above)]
-            made[name] = task.remote(config, shown, context.data_root, share, *(existing(one) for one in above))
+            try:
+                shown = [found and records.pack(found) for found in (records.find(one, context.look_in) for one in above)]
+                made[name] = task.remote(config, shown, context.data_root, share, *(existing(one) for one in above))
+            except records.RecordError as error:  # what it needs is damaged: this run fails, the others are done
+                made[name] = ray.put((None, str(error), 0.0))
             tasks[made[name]] = config
         return made[name]
 

@@ -131,6 +131,44 @@ def test_growth_adds_up_what_the_records_say(tmp_path):
         cluster.growth([])
 
 
+class Here:
+    """What `cluster._computed` asks of Ray, done at once in this process."""
+
+    exceptions = type("exceptions", (), {"RayError": RuntimeError})
+
+    def __init__(self):
+        self.results = []
+
+    def put(self, result):
+        self.results.append(result)
+        return len(self.results) - 1
+
+    def get(self, reference):
+        return self.results[reference]
+
+    def wait(self, references):
+        return references[:1], references[1:]
+
+    def remote(self, function):
+        def task(*given):
+            above = given[4:]
+            return self.put(function(*given[:4], *map(self.get, above)))
+
+        return type("Task", (), {"options": lambda self, **_: self, "remote": staticmethod(task)})()
+
+
+def test_a_damaged_record_is_one_failed_run_of_a_cluster(place):
+    network, attack, *_ = runs = plans.plan("smoke", "mnist-5k", ["none"], seeds=[0, 1])
+    store = place / "many"
+    assert experiments.ensure([network], context(store)) == []
+    (store / records.key(network) / "record.json").write_text("{")
+    (failed,) = experiments.ensure(
+        runs[1:], context(store), engine=lambda missing, own: cluster._computed(Here(), missing, own, cluster.Share())
+    )
+    assert failed.startswith(records.key(attack)) and "is not a record" in failed
+    assert all(records.find(run, [store]) for run in runs[2:])
+
+
 def test_without_ray_one_line_says_what_to_install(place, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["run", "--profile", "smoke", "--store", str(place / "store"), "--engine", "ray"]) == 1
