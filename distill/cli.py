@@ -236,23 +236,39 @@ def _status(options: argparse.Namespace) -> int:
     store = look_in[-1]
     if store.exists() and not store.is_dir():
         raise Usage(f"--store {str(store)!r} is not a folder; allowed is a folder of records, or one that is not there yet")
-    speed = inventory.speeds(options.store)
+    faults: list[records.RecordError] = []
+    speed = inventory.speeds(options.store, damaged=faults.append)
     for name in profiles:
         runs = _plan(options, name, _list(options.temperatures), _list(options.stages))
-        missing = [config for config in runs if records.find(config, look_in) is None]
-        active = [config for config in missing if records.running(store, config)]
+        states = [_state(config, look_in) for config in runs]
+        count = {state: states.count(state) for state in ("recorded", "running", "missing", "damaged")}
         print(
-            f"{name}: {len(runs) - len(missing)} of {len(runs)} runs recorded, {len(active)} running, {len(missing) - len(active)} missing"
+            f"{name}: {count['recorded']} of {len(runs)} runs recorded, {count['running']} running, {count['missing']} missing"
+            + (f", {count['damaged']} damaged" if count["damaged"] else "")
         )
-        for config in missing:
-            begun = ", begun" if records.begun(store, config) else ""
-            print(f"  {'running' if config in active else 'missing' + begun}  {records.key(config)}")
+        for config, state in zip(runs, states, strict=True):
+            if state != "recorded":
+                begun = ", begun" if state == "missing" and records.begun(store, config) else ""
+                print(f"  {state}{begun}  {records.key(config)}")
+        missing = [config for config, state in zip(runs, states, strict=True) if state in ("running", "missing")]
         if missing:
             seconds, unlike = inventory.seconds_left(missing, speed)
             rest = f"about {inventory.duration(seconds)}" if unlike < len(missing) else "unknown time: nothing like it is recorded yet"
             unknown = f", and {unlike} runs of a kind not yet timed" if 0 < unlike < len(missing) else ""
             print(f"  the rest should take {rest}{unknown}")
+    if faults:
+        raise records.RecordError("; ".join(map(str, faults)))
     return 0
+
+
+def _state(config: dict, look_in: list[Path]) -> str:
+    """Whether a run is recorded, damaged, running or missing."""
+    try:
+        if records.find(config, look_in) is not None:
+            return "recorded"
+    except records.RecordError:
+        return "damaged"
+    return "running" if records.running(look_in[-1], config) else "missing"
 
 
 def _profiles_for(datasets: list[str] | None) -> list[str]:

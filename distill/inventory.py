@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +21,12 @@ def size(config: Config) -> float:
     return config["recipe"]["epochs"] if config["kind"] == "model" else config.get("images", 1)
 
 
-def speeds(store: str | Path | None = None) -> dict[tuple[str, str], float]:
-    """Mean recorded seconds per epoch or attacked image, by data set and kind."""
+def speeds(
+    store: str | Path | None = None, *, damaged: Callable[[records.RecordError], object] | None = None
+) -> dict[tuple[str, str], float]:  # fmt: skip
+    """Mean recorded seconds per epoch or attacked image, by data set and kind; ``damaged`` as in `records.all_records`."""
     seconds: dict[tuple[str, str], list[float]] = {}
-    for record in records.all_records(store):
+    for record in records.all_records(store, damaged=damaged):
         config = record.config
         if config["kind"] == "benchmark":
             continue

@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -423,13 +423,31 @@ def named(name: str, store: str | os.PathLike | None = None) -> Record:
     raise RecordError(f"there is no record {name!r} in {', '.join(map(str, stores(store)))}")
 
 
-def all_records(store: str | os.PathLike | None = None) -> list[Record]:
-    """Every record in the stores, verified; of two with one key the first store's."""
+def all_records(store: str | os.PathLike | None = None, *, damaged: Callable[[RecordError], object] | None = None) -> list[Record]:
+    """Every record in the stores, verified; of two with one key the first store's.
+
+    Parameters
+    ----------
+    store : path, optional
+        See `stores`.
+    damaged : callable, optional
+        Told of each record that cannot be read, which is left out; without it the first is an error.
+
+    Raises
+    ------
+    RecordError
+        If a record is torn, altered or of another schema, and ``damaged`` is not given.
+    """
     found: dict[str, Record] = {}
     for folder in stores(store):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if RECORD_NAME.search(path.name) and path.is_dir() and path.name not in found:
-                found[path.name] = read(path)
+                try:
+                    found[path.name] = read(path)
+                except RecordError as error:
+                    if damaged is None:
+                        raise
+                    damaged(error)
     return list(found.values())
 
 

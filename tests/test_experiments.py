@@ -270,6 +270,17 @@ def test_failures_are_one_line_and_exit_code_1(context, tmp_path, capsys):
         cli.main(["status", "--profile", "smoke", "--debug"])
 
 
+def test_status_lists_the_rest_beside_a_damaged_record(context, capsys):
+    assert experiments.ensure(plans.plan("smoke", "mnist-5k", ["none"], stages=["train"], seeds=[0, 1]), context) == []
+    network, sound = plans.plan("smoke", "mnist-5k", ["none"], stages=["train"], seeds=[0, 1])
+    (context.store / records.key(network) / "record.json").write_text("{")
+    assert cli.main(["status", "--profile", "smoke", "--temperatures", "none", "--seeds", "0,1"]) == 1
+    out, err = capsys.readouterr()
+    assert "smoke: 1 of 4 runs recorded, 0 running, 2 missing, 1 damaged" in out and f"damaged  {records.key(network)}" in out
+    assert out.count("  missing  ") == 2 and records.key(sound) not in out
+    assert err.startswith("distill: ") and err.count("\n") == 1 and records.key(network) in err and "is not a record" in err
+
+
 def test_temperatures():
     assert plans.parse_temperatures(["none", 1, "20", 0.5]) == ["none", 1.0, 20.0, 0.5]
     assert plans.listed("[1, 20]") == [1, 20] and plans.listed('["a"]') == ["a"] and plans.listed("a,b") == ["a", "b"]
