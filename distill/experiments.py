@@ -172,8 +172,9 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
         torch.manual_seed(config["seed"] if start else stream)
         model = _build(config).to(context.device)
     precision = training.best_precision(context.device) if config["precision"] == "auto" else config["precision"]
+    before: list[dict] = []
     if start:  # teacher and student both begin as the same network
-        training.fit(model, images.x, images.y, temperature=start["temperature"], recipe=dataclasses.replace(recipe, epochs=start["epochs"]),
+        before = training.fit(model, images.x, images.y, temperature=start["temperature"], recipe=dataclasses.replace(recipe, epochs=start["epochs"]),
                      seed=config["seed"], precision=precision, progress=context.progress, name=f"{config['dataset']} start")  # fmt: skip
     history = training.fit(
         model, images.x, labels, temperature=config["temperature"], recipe=recipe, seed=stream % 1_000_000,
@@ -186,7 +187,7 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
             parameter.copy_(parameter.half())
     right = training.accuracy(model, test.x, test.y)
     rate = right.float().mean().item()
-    seconds = sum(epoch["seconds"] for epoch in history)  # of all sessions, if the training was resumed
+    seconds = sum(epoch["seconds"] for epoch in [*before, *history])  # of all sessions, if the training was resumed
     row = {"accuracy": rate, "correct": int(right.sum()), "test_images": len(test.y), "epochs": recipe.epochs,
            "train_seconds": seconds, "precision": precision, "at_chance": rate < CHANCE,
            "right_bits": np.packbits(right.cpu().numpy()).tobytes(),  # for paired differences of two networks
@@ -194,6 +195,7 @@ def _train(config: Config, context: Context, work: Path) -> records.Record:
     return records.write(
         context.store, config, pd.DataFrame([row]), columns=_columns(config), weights={name: tensor.half() for name, tensor in model.state_dict().items()},
         provenance={"wall_seconds": seconds + time.perf_counter() - started, "device": context.device, "history": history,
+                    **({"start_seconds": sum(epoch["seconds"] for epoch in before)} if start else {}),
                     "data": {"train": images.sha256, "test": test.sha256, "source": images.source}, "dtype": precision},
     )  # fmt: skip
 

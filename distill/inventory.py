@@ -17,8 +17,10 @@ OTHER = "other"  # records of no stage: benchmarks, and trainings in a precision
 
 
 def size(config: Config) -> float:
-    """Epochs of a training, images of an attack: what its time is proportional to; predictions are always of all images."""
-    return config["recipe"]["epochs"] if config["kind"] == "model" else config.get("images", 1)
+    """Epochs of a training and of the one it starts from, images of an attack: what its time is proportional to; predictions are always of all images."""
+    if config["kind"] != "model":
+        return config.get("images", 1)
+    return config["recipe"]["epochs"] + (config.get("start") or {"epochs": 0})["epochs"]
 
 
 def speeds(
@@ -30,8 +32,9 @@ def speeds(
         config = record.config
         if config["kind"] == "benchmark":
             continue
-        try:
-            cost = record.info["provenance"]["wall_seconds"] / size(config)
+        made = record.info["provenance"]
+        try:  # earlier records leave out the seconds of the training that theirs starts from
+            cost = made["wall_seconds"] / size(config if "start_seconds" in made else {**config, "start": None})
         except (KeyError, TypeError, ArithmeticError):
             continue  # a record of something else tells nothing about these runs
         seconds.setdefault((config["dataset"], config["kind"]), []).append(cost)

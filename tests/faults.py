@@ -44,7 +44,9 @@ def essence(store: Path) -> dict[str, Any]:
     """Every record of a store, verified, without what depends on when it was made."""
     out = {}
     for record in records.all_records(store):
-        told = {name: value for name, value in record.info["provenance"].items() if name not in ("finished", "wall_seconds")}
+        told = {
+            name: value for name, value in record.info["provenance"].items() if name not in ("finished", "wall_seconds", "start_seconds")
+        }
         told["history"] = [{**epoch, "seconds": 0} for epoch in told.get("history", [])]
         told["data"] = {name: value for name, value in told.get("data", {}).items() if name != "source"}
         table = record.table().drop(columns="train_seconds", errors="ignore")

@@ -351,6 +351,20 @@ def test_ablations_change_one_thing_each(context):
     assert plans.plan("smoke", "mnist-5k", ["none"], stages=["ablations"]) == plans.plan("smoke", "mnist-5k", ["none"], stages=["train"])
 
 
+def test_seconds_of_a_training_are_with_those_of_the_one_it_starts_from(context, monkeypatch):
+    real = training.fit
+    monkeypatch.setattr(training, "fit", lambda *given, **options: [{**epoch, "seconds": 70.0 if "checkpoint" in options else 1000.0}
+                                                                    for epoch in real(*given, **options)])  # fmt: skip
+    runs = plans.plan("smoke", "mnist-5k", [20], stages=["ablations"])
+    for role, seconds in (("warm teacher", 1070), ("sgd teacher", 70 * 3)):
+        (run,) = [run for run in runs if run["kind"] == "model" and run["role"] == role]
+        assert experiments.ensure([run], context) == []
+        record = records.find(run, [context.store])
+        row, made = record.table().iloc[0], record.info["provenance"]
+        assert row["train_seconds"] == seconds <= made["wall_seconds"] < seconds + 60
+        assert row["epochs"] == run["recipe"]["epochs"] and len(made["history"]) == np.ceil(row["epochs"])
+
+
 def test_what_a_stop_leaves_of_a_network_is_told():
     hidden, out = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
     with torch.no_grad():

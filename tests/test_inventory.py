@@ -6,8 +6,8 @@ import pytest
 from distill import inventory, plans, records
 
 
-def write(store, config, seconds):
-    provenance = {"wall_seconds": seconds, "dtype": "float32", "device": "cpu"}
+def write(store, config, seconds, **told):
+    provenance = {"wall_seconds": seconds, "dtype": "float32", "device": "cpu", **told}
     return records.write(store, config, pd.DataFrame({"accuracy": [0.9]}), columns={"dataset": config["dataset"]}, provenance=provenance)
 
 
@@ -38,6 +38,17 @@ def test_time_goes_with_the_epochs_and_the_images(store):
     long = plans.plan("paper", "mnist", ["none"])
     seconds, untimed = inventory.seconds_left(long, speed)
     assert untimed == 0 and seconds == pytest.approx(50 * 6.0 / epochs + 1000 * 0.5)
+
+
+def test_the_epochs_that_a_training_starts_from_are_counted_where_their_time_is(tmp_path):
+    warm = next(run for run in plans.plan("quick", "mnist", [20], stages=["ablations"]) if run["role"] == "warm teacher")
+    epochs = warm["recipe"]["epochs"]
+    assert inventory.size(warm) == epochs + 1
+    write(tmp_path / "now", warm, 10 * (epochs + 1), start_seconds=10.0)
+    write(tmp_path / "earlier", warm, 10 * epochs)
+    for store in ("now", "earlier"):
+        assert inventory.speeds(tmp_path / store) == {("mnist", "model"): pytest.approx(10.0)}
+        assert inventory.seconds_left([warm], inventory.speeds(tmp_path / store)) == (pytest.approx(10 * (epochs + 1)), 0)
 
 
 def test_every_run_of_a_plan_is_of_one_stage():
