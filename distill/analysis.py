@@ -429,7 +429,8 @@ def choices_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame
         return pd.DataFrame()
     networks = pd.concat([networks.merge(tried), chosen], ignore_index=True)
     met = attacks.loc[attacks["role"].isin(otherwise), [*here, "image"]].drop_duplicates()
-    table = ablation_table(networks, attacks.merge(met), CHOICES_BY_ROLE)
+    both = attacks[variant(attacks).isin(["float32", "exact"])]  # and not the undefended network with its logits multiplied
+    table = ablation_table(networks, both.merge(met), CHOICES_BY_ROLE)
     places = [{value: place for place, value in enumerate(networks[column].unique())} for column in here]
     keys = (
         table[here]

@@ -282,6 +282,18 @@ def test_ablations_hold_each_network_against_both_arithmetics():
     assert "stayed at chance" in text["what was done"].iloc[2] and text["in exact arithmetic (%)"].iloc[2] == "–"
 
 
+def test_choices_leave_out_the_attacks_of_the_ablations():
+    networks = pd.DataFrame([
+        {"profile": "quick", "dataset": "mnist", "role": role, "temperature": 1.0, "seed": 0, "correct": 99, "test_images": 100, "at_chance": False,
+         "precision": "float32", "record": role} for role in ("plain", "padded plain")
+    ])  # fmt: skip
+    attacks = pd.concat([rows([4, None, None] * 2, role=role, temperature=1.0) for role in ("plain", "padded plain")])
+    scaled = rows([4] * 6, role="plain", temperature=1.0, attack_temperature=0.05)  # the undefended network, its logits times 20
+    warm = rows([4] * 6, role="warm student", temperature=20.0)
+    table = analysis.choices_table(networks, pd.concat([attacks, scaled, warm]))
+    assert table.equals(analysis.choices_table(networks, attacks)) and list(table["role"]) == ["plain", "padded plain"]
+
+
 @pytest.mark.parametrize("draw", [figures.success, figures.accuracy])
 def test_a_recipe_has_the_same_mark_in_every_panel(draw):
     """CIFAR10 has the short training alone, which is MNIST's second line."""
