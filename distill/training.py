@@ -263,7 +263,7 @@ def fit(
         also keep their last layer in float32, with any other network it is autocast like the rest.
     checkpoint : path, optional
         Written after every epoch and read at the start: a killed training goes on where it was, and ends
-        with the weights that an undisturbed one has.
+        with the weights that an undisturbed one has. It cannot hold a network with tied weights.
     name : str
         Says in progress and errors which network this is.
 
@@ -276,7 +276,9 @@ def fit(
     Raises
     ------
     TrainingError
-        If the loss is not finite, or the checkpoint is not this training's.
+        If the loss is not finite, or the checkpoint is not this training's or of another network.
+    CheckpointError
+        If the checkpoint cannot be written, or the network has tied weights.
     ValueError
         If an argument is out of range, the model cannot take the images, or it returns probabilities.
     """
@@ -298,6 +300,7 @@ def fit(
     optimiser = _optimiser(model, recipe)
     signature, history = "", []
     if checkpoint:
+        _check_untied(model)
         signature = json.dumps([dataclasses.asdict(recipe), temperature, seed, precision, name, _digest(x, labels)], sort_keys=True)
         history = _resume(checkpoint, signature, model, optimiser)
     images = _channels_last(x)
@@ -391,6 +394,15 @@ def _channels_last(x: Tensor) -> Tensor:
 # --- checkpoints: weights and optimiser state as safetensors, so that nothing is unpickled ---------------
 
 
+def _check_untied(model: nn.Module) -> None:
+    """Raise ``CheckpointError`` if two names of the network's state are one tensor, which a file would hold twice."""
+    names: dict[tuple, str] = {}
+    for name, tensor in model.state_dict().items():
+        first = names.setdefault((tensor.device, tensor.data_ptr()) if tensor.numel() else (name,), name)
+        if first != name:
+            raise CheckpointError(f"{first} and {name} are tied weights, which a checkpoint cannot hold; allowed is checkpoint=None")
+
+
 def _write_checkpoint(path: Path, signature: str, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict]) -> None:
     tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
@@ -432,7 +444,11 @@ def _resume(checkpoint: str | os.PathLike, signature: str, model: nn.Module, opt
         raise TrainingError(f"the checkpoint {path} is torn or altered; remove it to train from the start")
     if metadata.get("signature") != signature:
         raise TrainingError(f"the checkpoint {path} is of another training; remove it to train from the start")
-    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})
+    try:
+        model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise TrainingError(f"the checkpoint {path} is of another network ({why}); remove it to train from the start") from None
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimiser."):

@@ -175,6 +175,29 @@ def test_foreign_and_torn_checkpoints_are_refused(tmp_path):
         training.fit(tiny(), *problem(), temperature=2.0, recipe=RECIPE, checkpoint=checkpoint)
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.outer.weight = self.inner.weight
+
+    def forward(self, x):
+        return self.outer(self.inner(x.flatten(1)))
+
+
+def test_a_checkpoint_of_another_network_or_for_tied_weights_is_refused_in_one_line(tmp_path):
+    checkpoint = tmp_path / "c.safetensors"
+    training.fit(tiny(), *problem(), temperature=2.0, recipe=RECIPE, checkpoint=checkpoint)
+    wider = nn.Sequential(nn.Flatten(), nn.Linear(64, 17), nn.ReLU(), nn.Linear(17, 4))
+    with pytest.raises(training.TrainingError, match="is of another network .*; remove it to train from the start") as raised:
+        training.fit(wider, *problem(), temperature=2.0, recipe=RECIPE, checkpoint=checkpoint)
+    assert "\n" not in str(raised.value)
+    history = training.fit(Tied(), *problem(), temperature=2.0, recipe=RECIPE)
+    assert len(history) == 3
+    with pytest.raises(training.CheckpointError, match="^inner.weight and outer.weight are tied weights.*allowed is checkpoint=None$"):
+        training.fit(Tied(), *problem(), temperature=2.0, recipe=RECIPE, checkpoint=tmp_path / "tied")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_name():
     x, y = problem()
     recipe = dataclasses.replace(RECIPE, learning_rate=1e30)
