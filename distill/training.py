@@ -43,11 +43,15 @@ class Recipe:
         Passes over the training set; a fraction ends within a pass.
     optimiser : {"sgd", "adam"}
     learning_rate, momentum : float
-        ``momentum`` is Adam's first coefficient.
+        ``momentum`` is that of SGD; Adam, which has none, takes it as its first coefficient.
+    nesterov : bool
+        Nesterov's momentum, of SGD alone.
     learning_rate_decay, momentum_decay : float
-        Both are multiplied by these every ``decay_every`` epochs.
+        Both are multiplied by these every ``decay_every`` epochs; the momentum with SGD alone.
     one_cycle : bool
         Instead of the decay: the rate rises linearly over the first fifth and falls linearly to zero.
+    dropout : float
+        From 0 to below 1, of the networks that are built for the recipe.
     """
 
     name: str
@@ -356,6 +360,10 @@ def _check_recipe(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; allowed is an integer above 0")
+    if isinstance(recipe.dropout, bool) or not isinstance(recipe.dropout, int | float) or not 0 <= recipe.dropout < 1:
+        raise ValueError(f"dropout is {recipe.dropout!r}; allowed is a number from 0 to below 1")
+    if recipe.nesterov and recipe.optimiser == "adam":
+        raise ValueError(f"nesterov is {recipe.nesterov!r}; allowed with the optimiser adam is False")
 
 
 def _check_labels(model: nn.Module, x: Tensor, labels: Tensor) -> None:

@@ -95,6 +95,11 @@ def test_rate_and_momentum_decay():
     assert (kept.learning_rate_decay, kept.momentum_decay, kept.epochs) == (0.95, 1.0, 50)
 
 
+def test_every_recipe_is_allowed():
+    for recipe in (*training.RECIPES.values(), dataclasses.replace(RECIPE, nesterov=True)):
+        training._check_recipe(recipe)
+
+
 def test_soft_labels_are_the_softmax_at_the_temperature_without_dropout():
     model, (x, _) = tiny().train(), problem()
     labels = training.soft_labels(model, x, 7.0, batch_size=33)
