@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill import models
-from distill.attacks.jsma import _cast, _check_classes, _frozen, jsma
-from distill.attacks.others import _check, attack
+from distill.attacks.jsma import _cast, _check_classes, _frozen, _number, jsma
+from distill.attacks.others import _check, _check_budget, attack
 
 LEVEL = 0.01  # of the one-sided sign test between two attacks on the same images
 NEARLY_ALL = 0.95  # an attack that may change everything must succeed this often
@@ -136,7 +136,11 @@ def diagnose(
     """
     if not divisors:
         raise ValueError("divisors is empty; allowed are numbers above 1, one or more")
-    _check("pgd", images, labels, None, temperature, steps, 100, {"radius": radius})
+    if not all(_number(divisor) and divisor > 1 for divisor in divisors):
+        raise ValueError(f"divisors is {divisors!r}; allowed are numbers above 1, one or more")
+    _check("pgd", model, images, labels, None, temperature, steps, 100, {"radius": radius})
+    if max_features is not None:
+        _check_budget(max_features, images)
     with _frozen(model), torch.no_grad():
         weight = next(iter(model.parameters()), images)
         judge = _cast(model, torch.float32).eval()
@@ -173,8 +177,9 @@ def diagnose(
         return won("pgd", at, radius=radius, steps=steps)
 
     def saliency(at: float) -> Tensor:
-        return jsma(model, images, runner_up, max_features=max_features or max(1, images[0].numel() // 7), temperature=at).success
+        return jsma(model, images, runner_up, max_features=budget, temperature=at).success
 
+    budget = max(1, images[0].numel() // 7) if max_features is None else int(max_features)
     white_box, runner_up = descent(temperature), logits.topk(2, 1).indices[:, 1].to(labels.device)[right]
     for name, run, here in (("PGD", descent, white_box), ("the JSMA", saliency, saliency(temperature))):
         found = {divisor: run(temperature * divisor) for divisor in divisors}

@@ -478,14 +478,19 @@ def load(
     RecordError
         If a record is torn, altered or of another schema.
     ValueError
-        If the kind is unknown.
+        If the kind is unknown, or no record anywhere has a column of ``where``.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; allowed are {', '.join(KINDS)}")
+    there = all_records(store)
+    known = sorted({*IDENTITY, *(name for record in there for name in record.columns)})
+    for name in where if there else ():
+        if name not in known:
+            raise ValueError(f"no record has the column {name!r}; allowed are {', '.join(known)}")
     wanted = {name: value for name, value in {"dataset": dataset, "profile": profile, **where}.items() if value is not None}
     frames = [
         record.table()
-        for record in all_records(store)
+        for record in there
         if record.config["kind"] == kind and all(record.columns.get(name) == value for name, value in wanted.items())
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -203,18 +204,20 @@ def defend(
     return Defended(student=networks[1], teacher=networks[0])
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise ``ValueError`` unless the temperature is finite and above zero."""
-    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if not (number and 0 < temperature < math.inf):
+def check_temperature(temperature: float) -> float:
+    """The temperature, NumPy's numbers as Python's; ``ValueError`` unless it is finite and above zero."""
+    number = temperature.item() if isinstance(temperature, np.generic) else temperature
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
         raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
+    return number
 
 
-def check_training_temperature(temperature: float) -> None:
-    """Raise ``ValueError`` unless networks, which are trained in float32, can be trained at the temperature."""
-    check_temperature(temperature)
-    if not torch.finfo(torch.float32).tiny <= temperature <= torch.finfo(torch.float32).max:
+def check_training_temperature(temperature: float) -> float:
+    """As `check_temperature`; ``ValueError`` also unless networks, which are trained in float32, can be trained at it."""
+    number = check_temperature(temperature)
+    if not torch.finfo(torch.float32).tiny <= number <= torch.finfo(torch.float32).max:
         raise ValueError(f"temperature is {temperature!r}; allowed is what float32 holds, 1.2e-38 to 3.4e38")
+    return number
 
 
 def check_seed(seed: int, largest: int = LARGEST_SEED) -> None:
@@ -286,7 +289,7 @@ def fit(
     ValueError
         If an argument is out of range, the model cannot take the images, or it returns probabilities.
     """
-    check_training_temperature(temperature)
+    temperature = check_training_temperature(temperature)
     check_seed(seed)
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is {precision!r}; allowed are float32, bfloat16")

@@ -215,6 +215,23 @@ def test_what_is_not_on_record_is_named(asked, says, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [np.int64(20), np.float32(20), np.float64(20), 20, 20.0], ids=repr)
+def test_numbers_of_numpy_are_numbers(number):
+    labels = net()(X).argmax(1)
+    assert jsma(net(), X, Y, temperature=number, max_features=2).features_changed.max() <= 2
+    assert others.attack("random", net(), X, labels, temperature=number, max_features=np.int64(2), value=np.float32(1)).features.max() <= 2
+    assert training.soft_labels(net(), X, number).dtype == torch.float32
+    assert sensitivity.log10_amplitude(net(), X, temperature=number).isfinite().all()
+    with pytest.raises(ValueError, match="allowed is a finite number above 0"):
+        training.check_temperature(-number)
+
+
+def test_a_temperature_of_numpy_is_that_of_a_checkpoint(tmp_path):
+    recipe = Recipe("short", 3, "adam", 1e-3, 0.9, batch_size=2)
+    for temperature in (np.int64(20), 20):
+        training.fit(net(), X, Y, temperature=temperature, recipe=recipe, checkpoint=tmp_path / "checkpoint")
+
+
 def test_an_undefended_network_that_is_not_on_record_is_named():
     networks = pd.DataFrame({"role": ["student"], "temperature": [20.0]})
     with pytest.raises(experiments.RunError, match="T = none, 3 is not on record of mnist; on record are 20; "):
@@ -278,6 +295,19 @@ PYTHON = {
     "attack probabilities": (lambda: others.attack("pgd", PROBABILITIES, X, Y, **ATTACK), "returns probabilities; allowed"),
     "attack channels": (lambda: others.attack("pgd", convolution(), COLOUR, Y, **ATTACK), "cannot take images of shape"),
     "attack temperature nan": (lambda: others.attack("pgd", net(), X, Y, temperature=float("nan"), **ATTACK), "above 0"),
+    "attack model None": (lambda: others.attack("pgd", None, X, Y, **ATTACK), "model is NoneType; allowed is a torch.nn.Module"),
+    "attack surrogate None": (lambda: others.attack("transfer", net(), X, Y, surrogate=None), "surrogate is NoneType; allowed"),
+    "attack radius text": (lambda: others.attack("pgd", net(), X, Y, radius="0.1"), "radius is '0.1'; allowed is a finite number above 0"),
+    "attack radius None": (lambda: others.attack("pgd", net(), X, Y, radius=None), "radius is None; allowed"),
+    "attack budget 1.5": (lambda: others.attack("random", net(), X, Y, max_features=1.5, value=1.0), "max_features is 1.5; allowed is an integer"),
+    "attack budget text": (lambda: others.attack("random", net(), X, Y, max_features="2", value=1.0), "max_features is '2'; allowed"),
+    "attack value nan": (lambda: others.attack("random", net(), X, Y, max_features=2, value=math.nan), "value is nan; allowed is a finite number"),
+    "attack value text": (lambda: others.attack("random", net(), X, Y, max_features=2, value="1"), "value is '1'; allowed"),
+    "attack value None": (lambda: others.attack("random", net(), X, Y, max_features=2, value=None), "either radius, or max_features and value"),
+    "diagnose model": (lambda: diagnose(None, X, Y), "model is NoneType; allowed is a torch.nn.Module"),
+    "diagnose budget 0": (lambda: diagnose(net(), X, Y, max_features=0), "max_features is 0; allowed is an integer from 1 to 784"),
+    "diagnose divisors 0.5": (lambda: diagnose(net(), X, Y, divisors=[0.5]), "divisors is .0.5.; allowed are numbers above 1"),
+    "diagnose divisors text": (lambda: diagnose(net(), X, Y, divisors="10"), "divisors is '10'; allowed are numbers above 1"),
     "diagnose channels": (lambda: diagnose(convolution(), COLOUR, Y), "cannot take images of shape"),
     "diagnose labels": (lambda: diagnose(net(), X, Y + 9), "labels run from 9 to 12"),
     "diagnose lengths": (lambda: diagnose(net(), X, Y[:2]), "one class an image"),

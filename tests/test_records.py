@@ -40,6 +40,17 @@ def test_round_trip(tmp_path):
         assert needed in found.info["provenance"]
 
 
+def test_a_column_that_no_record_has_is_refused(tmp_path):
+    assert records.load(store=tmp_path, tempature=20).empty  # where nothing is on record, nothing is known
+    write(tmp_path)
+    with pytest.raises(ValueError, match="no record has the column 'tempature'; allowed are dataset, profile, role, seed, temperature$"):
+        records.load(store=tmp_path, tempature=20)
+    assert records.load(store=tmp_path, temperature=20).empty
+    records.write(tmp_path, CONFIG | {"kind": "attack", "attack": "jsma"}, pd.DataFrame({"success": [True]}), columns={"attack": "jsma"},
+                  provenance={"wall_seconds": 1.0})  # fmt: skip
+    assert records.load(kind="model", store=tmp_path, attack="jsma").empty  # a column of other records
+
+
 def test_others_may_read_all_of_a_record(tmp_path):
     record = write(tmp_path)
     files = {file.name: file.stat().st_mode & 0o777 for file in record.path.iterdir()}

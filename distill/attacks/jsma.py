@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -475,7 +476,8 @@ def _rounded(value: float, *types: torch.dtype) -> float:
 
 
 def _number(given: object) -> bool:
-    """Whether this is a finite number that a float holds."""
+    """Whether this is a finite number that a float holds, Python's or NumPy's."""
+    given = given.item() if isinstance(given, np.generic) else given
     return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= sys.float_info.max
 
 

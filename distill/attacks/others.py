@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill import models
 from distill.attacks.adapters import ATTACKS, LIBRARIES, Attack, Divided, Task, carlini_wagner_l2, won
-from distill.attacks.jsma import _cast, _check_classes, _frozen
+from distill.attacks.jsma import _cast, _check_classes, _frozen, _number
 
 __all__ = ["ATTACKS", "LIBRARIES", "Attack", "AttackResult", "Pixels", "attack"]
 
@@ -134,7 +135,7 @@ def attack(
     ImportError
         If the library that the attack comes from is not installed.
     """
-    _check(name, images, labels, targets, temperature, steps, batch_size, options)
+    _check(name, model, images, labels, targets, temperature, steps, batch_size, options)
     weight = next(iter(model.parameters()), images)
     with _frozen(model), torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
         judge = _cast(model, torch.float32).eval()
@@ -162,9 +163,12 @@ def attack(
     )
 
 
-def _check(name, images, labels, targets, temperature, steps, batch_size, options) -> None:
+def _check(name, model, images, labels, targets, temperature, steps, batch_size, options) -> None:
     if name not in ATTACKS:
         raise ValueError(f"unknown attack {name!r}; allowed are {', '.join(ATTACKS)}")
+    for what, given in (("model", model), ("surrogate", options.get("surrogate", model))):
+        if not isinstance(given, nn.Module):
+            raise ValueError(f"{what} is {type(given).__name__}; allowed is a torch.nn.Module that returns logits")
     known = _options(ATTACKS[name].run)
     if name == "transfer":
         known = {option: needed for option, needed in (_options(carlini_wagner_l2) | known).items() if option != "confidence"}
@@ -174,9 +178,11 @@ def _check(name, images, labels, targets, temperature, steps, batch_size, option
     for option, needed in known.items():
         if needed and option not in options:
             raise ValueError(f"{name} needs the option {option!r}")
-    radius = options.get("radius")
-    if ("radius" in options and radius is None and name != "random") or not 0 < (1 if radius is None else radius) < math.inf:
-        raise ValueError(f"radius is {options['radius']!r}; allowed is a finite number above 0")
+    left_out = ("radius", "value") if name == "random" else ()  # which of its two ways it takes, it says itself
+    for option, low, allowed in (("radius", 0, "a finite number above 0"), ("value", -math.inf, "a finite number")):
+        given = options.get(option)
+        if option in options and not (given is None and option in left_out) and not (_number(given) and given > low):
+            raise ValueError(f"{option} is {given!r}; allowed is {allowed}")
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4 or not len(images):
         raise ValueError("images must be a floating-point tensor of shape (N, C, H, W), N above 0")
     for what, given in (("labels", labels), ("targets", targets)):
@@ -185,15 +191,21 @@ def _check(name, images, labels, targets, temperature, steps, batch_size, option
     if not bool(images.isfinite().all()):
         raise ValueError("images hold values that are not finite")
     if options.get("max_features") is not None:
-        if isinstance(options["max_features"], bool) or not 1 <= options["max_features"] <= images[0].numel():
-            raise ValueError(f"max_features is {options['max_features']!r}; allowed is an integer from 1 to {images[0].numel()}")
+        _check_budget(options["max_features"], images)
     elif images.min() < 0 or images.max() > 1:
         raise ValueError("images must lie in [0, 1]; a network of standardised images is attacked through others.Pixels")
-    if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):
+    if not _number(temperature) or temperature <= 0:
         raise ValueError(f"temperature is {temperature!r}; allowed is a finite number above 0")
     for what, number in (("steps", steps), ("batch_size", batch_size)):
         if (what, number) != ("steps", None) and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             raise ValueError(f"{what} is {number!r}; allowed is an integer above 0")
+
+
+def _check_budget(max_features: int, images: Tensor) -> None:
+    """Raise ``ValueError`` unless so many features of an image may be changed."""
+    number = isinstance(max_features, int | np.integer) and not isinstance(max_features, bool)
+    if not number or not 1 <= max_features <= images[0].numel():
+        raise ValueError(f"max_features is {max_features!r}; allowed is an integer from 1 to {images[0].numel()}")
 
 
 def _options(run: Callable[..., Tensor]) -> dict[str, bool]:
