@@ -532,7 +532,7 @@ def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
     comparison.one_of_each(sensitivity, "derivatives")
     rows = []
     for (profile, dataset, role, temperature), group in sensitivity.groupby(NETWORK, sort=False):
-        quantiles = group["log10_amplitude"].quantile([0.05, 0.5, 0.95])
+        quantiles = _quantiles(group["log10_amplitude"], [0.05, 0.5, 0.95])
         rows.append({
             "profile": profile, "dataset": dataset, "temperature": comparison.label(role, temperature), "record": group["record"].iloc[0],
             "q05": quantiles[0.05], "median": quantiles[0.5], "q95": quantiles[0.95],
@@ -540,6 +540,13 @@ def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
             "float32_all_zero": 100 * (group["float32_zero_share"] == 1).mean(), "images": len(group),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _quantiles(values: pd.Series, at: list[float]) -> pd.Series:
+    """Quantiles by linear interpolation, but next to an infinity, where there is none, the value below."""
+    with np.errstate(invalid="ignore"):
+        between = values.quantile(at)
+    return between.where(np.isfinite(between), values.quantile(at, interpolation="lower"))
 
 
 def _percent(share: Estimate) -> dict[str, float]:

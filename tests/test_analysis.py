@@ -193,6 +193,22 @@ def test_amplitudes_fall_into_the_papers_bins_by_arithmetic():
     assert table[(table["bin"] == 9) & (table["arithmetic"] == "exact")]["ours"].item() == 25
 
 
+def test_an_image_without_any_derivative_takes_no_quantile_but_its_own_along():
+    def quantiles(logs):
+        (row,) = analysis.amplitude_quantiles(pd.DataFrame({
+            "log10_amplitude": logs, "float32_zero_share": 0.0, "float64_zero_share": 0.0, "profile": "quick", "dataset": "cifar10",
+            "role": "student", "temperature": 100.0, "record": "r",
+        })).to_dict("records")  # fmt: skip
+        return [row["q05"], row["median"], row["q95"]]
+
+    logs = np.linspace(-9.0, -1.0, 20)
+    assert quantiles(logs) == pytest.approx(np.quantile(logs, [0.05, 0.5, 0.95]))
+    one, half = np.where(np.arange(20) < 1, -np.inf, logs), np.where(np.arange(20) < 10, -np.inf, logs)
+    assert quantiles(one) == [-np.inf, pytest.approx(-5.0), pytest.approx(np.quantile(logs, 0.95))]
+    assert quantiles(half)[:2] == [-np.inf, -np.inf]  # the median lies between an infinity and a number
+    assert quantiles(np.full(20, -np.inf)) == [-np.inf] * 3
+
+
 def test_paper_has_a_value_for_every_claim_and_there_are_twenty_or_more():
     assert len(claims.CLAIMS) >= 20 and len({claim.text for claim in claims.CLAIMS}) == len(claims.CLAIMS)
     nothing = claims.judge({})
