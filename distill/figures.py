@@ -470,6 +470,11 @@ def saturation(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _trained_at(table: pd.DataFrame) -> np.ndarray:
+    """T of each row of `analysis.ablation_table`, "none" where the labels were smoothed without one."""
+    return table["temperature"].mask(table["role"] == "smoothed", "none").to_numpy()
+
+
 def ablations(table: pd.DataFrame) -> Figure:
     """Success of the paper's attack and of the exact one, a row a network.
 
@@ -489,8 +494,8 @@ def ablations(table: pd.DataFrame) -> Figure:
             axes.errorbar(value, places - 0.16 * number, xerr=error_bars(value, low, high), linestyle="none", marker=MARKERS[number], markersize=6, capsize=3,
                           color=COLOURS[2 * number], label=text)  # fmt: skip
             page.mark(axes, value, places - 0.16 * number, point_rows(rows, (column, f"{column}_low", f"{column}_high"), series=text,
-                      network=rows["what"].to_numpy(), T=rows["temperature"].to_numpy()))  # fmt: skip
-        names = [w.split(" (")[0] + ("" if t == "none" else f", T = {t}") for w, t in zip(rows["what"], rows["temperature"], strict=True)]
+                      network=rows["what"].to_numpy(), T=_trained_at(rows)))  # fmt: skip
+        names = [w.split(" (")[0] + ("" if t == "none" else f", T = {t}") for w, t in zip(rows["what"], _trained_at(rows), strict=True)]
         axes.set_yticks(places, names)
         axes.set(title=comparison.title(str(dataset)), xlim=(-4, 104), xlabel="success within 112 features (%)")
         axes.grid(axis="y", visible=False)
@@ -657,7 +662,7 @@ def ablation_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({
         "data set": [comparison.title(d) for d in table["dataset"]],
         "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": table["temperature"],
+        "T": _trained_at(table),
         "what was done": [w + (" (stayed at chance)" if c else "") for w, c in zip(table["what"], table["at_chance"], strict=True)],
         "accuracy (%) [95 % interval]": cells("accuracy", "accuracy_low", "accuracy_high", 2),
         "the paper's attack (%)": cells("ours", "ours_low", "ours_high", 1),

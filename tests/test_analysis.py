@@ -298,6 +298,18 @@ def test_ablations_hold_each_network_against_both_arithmetics():
     assert "stayed at chance" in text["what was done"].iloc[2] and text["in exact arithmetic (%)"].iloc[2] == "–"
 
 
+def test_smoothed_labels_without_a_temperature_are_shown_with_none():
+    networks = pd.DataFrame([
+        {"profile": "quick", "dataset": "mnist", "role": role, "temperature": t, "correct": 99, "test_images": 100, "at_chance": False, "record": role}
+        for role, t in (("plain", 1.0), ("smoothed", 1.0), ("student", 1.0))
+    ])  # fmt: skip
+    table = analysis.ablation_table(networks, pd.concat([rows([4] * 3, role=role, temperature=1.0) for role in networks["role"]]))
+    (axes,) = figures.ablations(table).axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["nothing: the undefended network", "smoothed labels, no temperature", "defensive distillation, T = 1"]
+    assert figures.ablation_text(table)["T"].tolist() == ["none", "none", "1"]
+
+
 def test_choices_leave_out_the_attacks_of_the_ablations():
     networks = pd.DataFrame([
         {"profile": "quick", "dataset": "mnist", "role": role, "temperature": 1.0, "seed": 0, "correct": 99, "test_images": 100, "at_chance": False,
