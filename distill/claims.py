@@ -82,10 +82,10 @@ CLAIMS = _claims()
 def judge(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The verdict on every claim.
 
-    Rates and accuracies by `comparison.success_table` and `comparison.accuracy_table`, the rest likewise:
-    By the rule of `comparison.verdict`; "not on record" where nothing was measured. The change is taken against the
-    undefended network, or against T = 1 where the paper has no value of it. Of two profiles that are on record the
-    paper's own recipe counts.
+    All are judged by the rule of `comparison.verdict`, success rates and changes of accuracy within
+    `comparison.success_table` and `comparison.accuracy_table`; "not on record" where nothing was measured. The change is
+    taken against the undefended network, or against T = 1 where the paper has no value of it. Of two profiles that are
+    on record the paper's own recipe counts.
 
     Parameters
     ----------

@@ -497,7 +497,8 @@ def results(
     Returns
     -------
     dict of str to DataFrame
-        By kind: "model", "attack", "prediction", "sensitivity"; a kind of which nothing is on record is empty.
+        By kind: "model", "attack", "prediction", "sensitivity", "neighbour", "stop", "diagnosis"; a kind of which
+        nothing is on record is empty.
 
     Raises
     ------

@@ -11,13 +11,13 @@ import scipy
 
 from distill import comparison, metrics
 from distill.attacks.adapters import ATTACKS
+from distill.checks import NEARLY_ALL
 from distill.comparison import NETWORK
 from distill.metrics import Estimate
 
 UNTARGETED, TARGETED = "suite, targets none", "suite, targets all"  # the column ``draw``
 MEASURES = {"l0": "pixels_changed", "l1": "l1", "l2": "l2", "linf": "linf"}
 UNBOUNDED = ("carlini_wagner_l2", "ddn", "fmn_l2", "fmn_linf", "fmn_l0", "sigma_zero")  # white-box attacks that may change everything
-NEARLY_ALL = 0.95
 MARGIN = 0.05  # by which one attack may beat another without being a sign of anything
 
 

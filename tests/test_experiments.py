@@ -219,6 +219,10 @@ def test_results_for_a_chapter(context):
     assert experiments.results("smoke", None, [20])["model"]["accuracy"].equals(rows["model"]["accuracy"])
 
 
+def test_results_say_which_kinds_they_return():
+    assert all(f'"{kind}"' in experiments.results.__doc__ for kind in experiments.RUNNERS)
+
+
 def test_of_the_records_of_a_run_the_one_on_most_images_is_published(context, monkeypatch):
     monkeypatch.setitem(training.RECIPES, ("quick", "mnist"), training.RECIPES["smoke", "mnist"])
     monkeypatch.setitem(plans.PROFILES, "quick", dataclasses.replace(plans.PROFILES["smoke"], name="quick", images=3))
