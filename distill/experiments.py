@@ -26,7 +26,10 @@ from distill.attacks.jsma import Status, all_targets, jsma
 from distill.plans import PROFILES, TEMPERATURES, Config, drawn_images, listed, needs, parse_seeds, parse_temperatures, plan, profile
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
-WIDE = (10_000, profile("paper").images)  # of a run's records on so many images or on the profile's own, that on the most is published
+WIDE = (
+    10_000,
+    profile("paper").images,
+)  # of a run's records on so many images, on the profile's own number or on its few, that on the most is published
 SHOWN = 100  # test images whose logits are kept
 CHANCE = 0.2  # a network of ten classes below this accuracy has not left chance
 
@@ -519,7 +522,7 @@ def results(
     for one in ("paper", "quick") if published else (profile_name,):
         for dataset in names:
             asked = wanted or (TEMPERATURES if published else None)
-            sizes = sorted({profile(one).images, *(WIDE if published else ())}, reverse=True)
+            sizes = sorted({profile(one).images, *((profile(one).few, *WIDE) if published else ())}, reverse=True)
             plans = [plan(one, str(dataset), asked, seeds=seeds, stages=stages, images=size) for size in sizes]
             computed = profile(one).computes
             needed = [stage for stage in stages if computed is None or stage in computed]

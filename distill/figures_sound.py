@@ -94,7 +94,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
             else pd.concat([group, named[named["attack"].eq(attack) & named["divided"].eq(1)]])
         )
         cells = pool.drop_duplicates("network").set_index("network")["text"]
-        out.append({"attack": attack, "logits": "any scale" if free[attack] else "divided by T" if scale_ == "T" else "undivided",
+        out.append({"attack": attack, "logits": "not varied" if free[attack] else "divided by T" if scale_ == "T" else "undivided",
                     **{name: cells.get(name, "–") for name in columns if name in set(named["network"])}})  # fmt: skip
     return pd.DataFrame(out).sort_values("attack", key=lambda names: names.map(list(NAMES.values()).index), kind="stable")
 
@@ -157,5 +157,5 @@ def flags_text(diagnoses: pd.DataFrame) -> pd.DataFrame:
         "logits divided by": [f"{v:g}" for v in diagnoses["attack_temperature"]],
         "flag": [f'<a href="warnings.html#{f.lower().replace("_", "-")}">{f}</a>' if f in checks.EXPLANATIONS else "none" for f in diagnoses["flag"]],
         "what was seen": diagnoses["message"],
-        "images": diagnoses["images"],
+        "images drawn": diagnoses["images"],
     })  # fmt: skip
