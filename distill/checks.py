@@ -58,7 +58,7 @@ EXPLANATIONS = {
     "SCALE_DEPENDENT": Explanation(
         "PGD or the JSMA succeeds on more images when the logits are divided by a further constant",
         "Dividing by a constant changes no prediction, so the model is no more robust than the better result says; the rest is arithmetic.",
-        "Report the better temperature, or an attack that no scale changes (apgd_dlr, carlini_wagner_l2, fmn_*).",
+        "Report the better temperature, or an attack that no scale changes (apgd_dlr, fmn_*).",
     ),
     "GRADIENT_FREE_WINS": Explanation(
         "the square attack succeeds on more images than PGD within the same radius",

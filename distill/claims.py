@@ -168,7 +168,7 @@ def _first(table: pd.DataFrame, dataset: str, temperature: str) -> pd.Series | N
 
 
 def _said(claim: Claim, temperature: str | None = None) -> Estimate:
-    """The paper's value in percent, with the interval of its sample where that is known, else the error of reading its bars.
+    """The paper's value in percent, with the interval of its sample where that is known, else the error of reading its bars or of rounding.
 
     Of a mean over the test images the paper gives no spread; a share of as many images has the widest that there is.
     """
@@ -178,7 +178,7 @@ def _said(claim: Claim, temperature: str | None = None) -> Estimate:
     if claim.measure == "maximum":
         value *= 100  # a fraction there
     if claim.measure in ("accuracy", "robustness", "amplitude"):
-        error = comparison.reading_error(figure)
+        error = comparison.reading_error(figure, claim.dataset, at)
         return Estimate(value, value - error, value + error, 0, 0)
     n = comparison.TARGETS if claim.measure in ("success", "smoothing") else comparison.TEST_IMAGES
     return metrics.accuracy(round(value / 100 * n), n).times(100)._replace(value=value)

@@ -46,10 +46,11 @@ def reported(figure: str, dataset: str, quantity: str | None = None) -> Mapping[
     return MappingProxyType({str(t): float(v) for t, v in zip(rows["temperature"], rows["value"], strict=True)})
 
 
-def reading_error(figure: str) -> float:
-    """How far a value read off the bars of a figure may be wrong, in the unit of ``reported.csv``."""
+def reading_error(figure: str, dataset: str, temperature: str) -> float:
+    """How far a value of a figure may be wrong, in the unit of ``reported.csv``: by reading it off a bar, or as the text rounds it."""
     table = _reported()
-    (error,) = {float(text) for text in table.loc[table["figure"] == figure, "uncertainty"] if text}
+    own = table[(table["figure"] == figure) & (table["dataset"] == dataset) & (table["temperature"] == temperature)]
+    (error,) = {float(text) for text in own["uncertainty"] if text}
     return error
 
 
@@ -169,7 +170,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
                 before = reported("text", str(dataset), "accuracy")["none"] / 100
                 after = before + said[name] / 100
                 spread = 100 * math.sqrt((before * (1 - before) + after * (1 - after)) / TEST_IMAGES)
-                error = 1.96 * spread + reading_error("fig8")
+                error = 1.96 * spread + reading_error("fig8", str(dataset), name)
                 paper = Estimate(said[name], said[name] - error, said[name] + error, TEST_IMAGES, TEST_IMAGES)
             judged = verdict(paper, ours, paper_change=paper, our_change=ours) if paper else NOTHING
             rows.append({**row, **_both(paper, ours), "verdict": judged})

@@ -627,8 +627,8 @@ def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
             if reading in readings.index:
                 value, low, high = (float(readings.loc[reading, column]) for column in ("ours", "low", "high"))
                 row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
-        row["images"] = f"{group['images'].iloc[0]:,}"
-        row["images broken"] = f"{readings.loc['capped', 'broken']:.1%}" if "capped" in readings.index else "–"
+        row["images"] = f"{group['images'].max():,}"
+        row["of them broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
         rows.append(row)
     return pd.DataFrame(rows)
 
