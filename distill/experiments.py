@@ -398,7 +398,10 @@ def _neighbours(config: Config, context: Context, work: Path) -> records.Record:
 
 
 def _stop(config: Config, context: Context, work: Path) -> records.Record:
-    """The failed attacks of a run once more: what their last images leave of the hidden units, and of the logits' derivatives in float64."""
+    """The failed attacks of a run once more: what their last images leave of the hidden units, and of the logits' derivatives in float64.
+
+    A row without a status where none failed.
+    """
     attack = config["stopped"]
     record = records.find(attack, context.look_in) or run(attack, context)
     rows = record.table()
@@ -415,8 +418,9 @@ def _stop(config: Config, context: Context, work: Path) -> records.Record:
         features_changed=result.features_changed.cpu().numpy().astype(np.int32),
         as_recorded=result.features_changed.cpu().numpy() == rows["features_changed"].to_numpy(),
         units_on=on, largest_derivative=largest, predicted=predicted)  # fmt: skip
+    nothing = dict.fromkeys(table, -1) | {"status": "", "as_recorded": True, "largest_derivative": np.nan}
     return records.write(
-        context.store, config, table, columns=_columns(config),
+        context.store, config, table if len(table) else pd.DataFrame([nothing]), columns=_columns(config),
         provenance={"wall_seconds": time.perf_counter() - started, "device": context.device, "stopped": record.path.name, "attacks": len(record.table()),
                     "data": {"test": test.sha256, "source": test.source}, "dtype": "float64"},
     )  # fmt: skip
@@ -664,7 +668,9 @@ def _summary(record: records.Record) -> str:
         return f"accuracy {table['accuracy'].iloc[0]:.2%}{chance}"
     if record.config["kind"] == "attack":
         return f"{int(table['success'].sum())} of {len(table)} attacks succeeded"
-    return f"{len(table)} {'stopped attacks' if record.config['kind'] == 'stop' else 'images'}"
+    if record.config["kind"] == "stop":
+        return f"{int((table['status'] != '').sum())} stopped attacks"
+    return f"{len(table)} images"
 
 
 @functools.cache

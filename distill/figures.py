@@ -628,7 +628,7 @@ def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
                 value, low, high = (float(readings.loc[reading, column]) for column in ("ours", "low", "high"))
                 row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
         row["images"] = f"{group['images'].max():,}"
-        row["of them broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
+        row["broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -713,11 +713,11 @@ def by_recipe(table: pd.DataFrame) -> str:
     Parameters
     ----------
     table : DataFrame
-        With a column ``training``; where all rows have the same recipe it stays one table.
+        With a column ``training``, which becomes the heading of each part.
     """
     known = list(RECIPES.values())
     parts = {str(name): rows.drop(columns="training") for name, rows in table.groupby("training", sort=False)}
-    if len(parts) < 2:
+    if not parts:
         return html(table)
     first, *others = sorted(parts, key=lambda name: known.index(name) if name in known else len(known))
     return f'<p class="recipe">By {first}</p>\n{html(parts[first])}' + "".join(

@@ -355,4 +355,5 @@ def test_rows_of_other_recipes_are_folded_below_the_papers():
     assert [re.findall("<td>(.*)</td>", part) for part in folded] == [["1", "5"], ["10"]]
     assert "<summary>Short training: 2 more rows</summary>" in folded[0]
     alone = table[table["training"] == "short training"]
-    assert figures.by_recipe(alone) == figures.html(alone)
+    assert figures.by_recipe(alone) == f'<p class="recipe">By short training</p>\n{figures.html(alone.drop(columns="training"))}'
+    assert figures.by_recipe(table[:0]) == figures.html(table[:0])

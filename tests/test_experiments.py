@@ -110,6 +110,7 @@ def test_stages_record_what_their_configurations_say(context, monkeypatch):
     stop = next(tables[records.key(run)] for run in runs if run["kind"] == "stop")
     unlimited = next(tables[key] for key, names in variants.items() if names == {"exact"})
     failed = unlimited[~unlimited["success"]]
+    stop = stop[stop["status"] != ""]
     assert len(stop) == len(failed) and stop["as_recorded"].all() and stop["status"].tolist() == failed["status"].tolist()
     assert ((stop["largest_derivative"] == 0) == (stop["status"] == "ZERO_GRADIENT")).all()
 
@@ -367,6 +368,16 @@ def test_seconds_of_a_training_are_with_those_of_the_one_it_starts_from(context,
         row, made = record.table().iloc[0], record.info["provenance"]
         assert row["train_seconds"] == seconds <= made["wall_seconds"] < seconds + 60
         assert row["epochs"] == run["recipe"]["epochs"] and len(made["history"]) == np.ceil(row["epochs"])
+
+
+def test_where_no_attack_stops_a_row_says_so(context, monkeypatch):
+    runs = plans.plan("smoke", "mnist-5k", ["none"], stages=["stops"])
+    assert experiments.ensure(runs[:2], context) == []
+    read = records.Record.table
+    monkeypatch.setattr(records.Record, "table", lambda record: read(record).assign(success=True))
+    written = experiments.run(runs[2], context).path
+    table = read(records.read(written))
+    assert table["status"].tolist() == [""] and table["units_on"].tolist() == [-1] and table["largest_derivative"].isna().all()
 
 
 def test_what_a_stop_leaves_of_a_network_is_told():
