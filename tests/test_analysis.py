@@ -171,6 +171,8 @@ def test_robustness_depends_on_what_a_failure_counts():
     assert analysis.robustness(nothing, 784, reading="excluded") is None and analysis.robustness(nothing, 784, reading="median") is None
     with pytest.raises(ValueError, match="capped, excluded, median"):
         analysis.robustness(attack, 784, reading="mean")
+    table = analysis.robustness_table(attack.assign(seed=0)).set_index("reading")
+    assert table["images"].to_dict() == {"capped": 3, "excluded": 2, "median": 3} and (table["broken"] == 2).all()
 
 
 def test_confidence_is_zero_where_wrong():

@@ -387,7 +387,7 @@ def test_what_a_stop_leaves_of_a_network_is_told():
         hidden.bias.copy_(torch.tensor([-1.0, -1.0]))
         out.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
         out.bias.copy_(torch.tensor([0.1, 0.0]))
-    model = torch.nn.Sequential(hidden, torch.nn.ReLU(), out)
+    model = torch.nn.Sequential(torch.nn.ReLU(), hidden, torch.nn.ReLU(), out)  # the first is on for all of them
     on, largest, predicted = experiments._left(model, torch.tensor([[0.25], [0.75], [2.0]]))
-    assert (on.tolist(), largest.tolist(), predicted.tolist()) == ([0, 1, 2], [0.0, 6.0, 6.0], [0, 1, 1])
-    assert model[0].weight.dtype == torch.float32  # the network itself is left as it was
+    assert (on.tolist(), largest.tolist(), predicted.tolist()) == ([0, 1, 1], [0.0, 6.0, 6.0], [0, 1, 1])
+    assert model[1].weight.dtype == torch.float32  # the network itself is left as it was

@@ -112,6 +112,8 @@ def test_each_question_has_an_answer_that_fails(question, way, worse):
     table = soundness.checklist(good)
     counts = table["way"].value_counts()
     assert (counts["naive"], counts["sound"]) == (3, 4)  # no attack out of the box without a bound; FGSM was not run on divided logits
+    undivided = soundness.checklist(pd.concat([good, rows("ddn", fine["ddn"], at=1.0)]))
+    assert (undivided["way"] == "naive").sum() == 3  # DDN takes a random direction where the gradient vanishes, so it answers nothing
     asked = table[table["way"] == way].set_index("question")["holds"]
     assert asked[asked.index.str.contains(question)].item()
     bad = soundness.checklist(pd.concat([good[good["attack"] != attack], worse]))
