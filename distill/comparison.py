@@ -177,6 +177,37 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def worst_changes(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """The claim behind Figure 8, a student stays close to the undefended network: the largest loss over all temperatures.
+
+    Parameters
+    ----------
+    accuracies : DataFrame
+        Of `accuracy_table`.
+
+    Returns
+    -------
+    DataFrame
+        A row a profile and data set, in the order given: ``profile``, ``dataset``, ``temperatures`` (how many),
+        ``temperature`` (whose interval reaches lowest), ``ours``, ``low`` and ``high`` of it, ``paper`` (the
+        largest loss of that data set in Figure 8), ``limit`` (the paper's largest on either data set, in points)
+        and ``answer``: "holds" if the whole interval is within the limit, "fails" if the whole is beyond, else
+        "open"; "" for data sets that the paper does not have.
+    """
+    table = _reported()
+    limit = float(table.loc[table["figure"] == "fig8", "value"].astype(float).min())
+    rows = []
+    for (profile, dataset), group in accuracies.dropna(subset=["ours"]).groupby(["profile", "dataset"], sort=False):
+        worst = group.loc[group["low"].idxmin()]
+        said = reported("fig8", str(dataset))
+        answer = "" if not said else "holds" if worst["low"] >= limit else "fails" if worst["high"] < limit else "open"
+        rows.append({"profile": profile, "dataset": dataset, "temperatures": group["temperature"].nunique(),
+                     **worst[["temperature", "ours", "low", "high"]], "paper": min(said.values(), default=math.nan), "limit": limit,
+                     "answer": answer})  # fmt: skip
+    columns = ["profile", "dataset", "temperatures", "temperature", "ours", "low", "high", "paper", "limit", "answer"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def accuracy_level(networks: pd.DataFrame) -> pd.DataFrame:
     """`accuracy_table` with each network's own accuracy as ``ours``, ``low`` and ``high``, instead of its change."""
     table = accuracy_table(networks)

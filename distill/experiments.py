@@ -485,6 +485,7 @@ RUNNERS: dict[str, Callable[[Config, Context, Path], records.Record]] = {
 def results(
     profile_name: str, datasets: Sequence[str] | str | None = None, temperatures: Sequence[object] | str | None = None, *,
     seed: int | Sequence[int] | str = 0, store: str | Path | None = None, stages: Sequence[str] = ("train", "attack"), progress: bool = False,
+    compute: bool = True,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """What a chapter draws: the rows of every run asked for, by kind; runs that have no record are computed first.
 
@@ -500,6 +501,8 @@ def results(
         is compared, is always among them. Several seeds are several networks each.
     store : path, optional
         See `Context.new`.
+    compute : bool
+        False: what is on record of a profile, and nothing is computed.
 
     Returns
     -------
@@ -530,7 +533,7 @@ def results(
             plans = [plan(one, str(dataset), asked, seeds=seeds, stages=stages, images=size) for size in sizes]
             computed = profile(one).computes
             needed = [stage for stage in stages if computed is None or stage in computed]
-            failures = [] if published else ensure(plan(one, str(dataset), wanted, seeds=seeds, stages=needed), context)
+            failures = [] if published or not compute else ensure(plan(one, str(dataset), wanted, seeds=seeds, stages=needed), context)
             if failures:
                 raise RunError("; ".join(failures))
             for same in zip(*plans, strict=True):  # one run on ever fewer images

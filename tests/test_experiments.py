@@ -220,6 +220,15 @@ def test_results_for_a_chapter(context):
     assert experiments.results("smoke", None, [20])["model"]["accuracy"].equals(rows["model"]["accuracy"])
 
 
+def test_results_of_what_is_on_record_compute_nothing(context, monkeypatch):
+    assert experiments.ensure(plans.plan("smoke", "mnist-5k", ["none"]), context) == []
+    monkeypatch.setattr(experiments, "ensure", None)
+    there = experiments.results("smoke", None, [20], compute=False)
+    assert there["model"]["role"].tolist() == ["plain"] and there["attack"]["role"].unique().tolist() == ["plain"]
+    nothing = experiments.results("table2", compute=False)
+    assert set(nothing) == set(experiments.RUNNERS) and all(table.empty for table in nothing.values())
+
+
 def test_results_say_which_kinds_they_return():
     assert all(f'"{kind}"' in experiments.results.__doc__ for kind in experiments.RUNNERS)
 

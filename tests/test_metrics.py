@@ -152,6 +152,33 @@ def test_accuracy_table_counts_only_images_on_which_networks_differ():
     assert worse.set_index("temperature").loc["20", "paper_high"] - worse.set_index("temperature").loc["20", "paper_low"] == interval
 
 
+def test_the_worst_change_is_that_whose_interval_reaches_lowest_and_is_judged_by_all_of_it():
+    def losing(count, temperature, dataset="mnist", of=10_000):
+        return network("student", temperature, np.arange(of) >= count) | {"dataset": dataset}
+
+    def worst(*students):
+        dataset, of = students[0]["dataset"], students[0]["test_images"]
+        plain = network("plain", 1.0, np.ones(of, bool)) | {"dataset": dataset}
+        (row,) = comparison.worst_changes(comparison.accuracy_table(pd.DataFrame([plain, *students]))).to_dict("records")
+        return row
+
+    held = worst(losing(10, 20.0), losing(60, 2.0), losing(0, 100.0))  # of MNIST Figure 8's largest loss is 1.28 points, of CIFAR10 1.37
+    assert (held["temperature"], held["temperatures"], held["answer"]) == ("2", 3, "holds")
+    assert held["ours"] == pytest.approx(-0.6) and held["paper"] == -1.28 and held["limit"] == -1.37
+    assert worst(losing(135, 20.0))["answer"] == "open"
+    assert worst(losing(300, 20.0))["answer"] == "fails"
+    half = network("plain", 1.0, np.arange(10_000) < 5000)
+    other_half = network("student", 5.0, np.arange(10_000) >= 5000)  # as many right, and so uncertain that its interval reaches lower
+    (row,) = comparison.worst_changes(
+        comparison.accuracy_table(pd.DataFrame([half, network("student", 20.0, np.arange(10_000) < 4990), other_half]))
+    ).to_dict("records")
+    assert row["temperature"] == "5" and row["ours"] == 0 and row["answer"] == "open"
+    other = worst(losing(300, 20.0, "fashion-mnist"))
+    assert other["answer"] == "" and math.isnan(other["paper"])
+    plain = comparison.accuracy_table(pd.DataFrame([network("plain", 1.0, np.ones(100, bool))]))
+    assert comparison.worst_changes(plain).empty and "answer" in comparison.worst_changes(plain)
+
+
 def test_runs_are_never_mixed_in_silence():
     one = attacks(0.95, "plain", 1.0)
     for several in (pd.concat([one.assign(seed=0), one.assign(seed=1)]), pd.concat([one, one.assign(record="other")])):
