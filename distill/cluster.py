@@ -6,6 +6,7 @@ store's locks, and Ray holds a task back until the records that it needs have be
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -64,7 +65,8 @@ def in_processes(count: int, *, threads: int | None = None):
         pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin_process, (each,))
         try:
             # Those on which others build come first, so that hardly a process waits for another's lock.
-            waiting = {pool.submit(experiments.attempt, config, alone): config for config in sorted(runs, key=_depth)}
+            with _interrupts_held():  # inherited by the processes that this starts, until they are ready for one
+                waiting = {pool.submit(experiments.attempt, config, alone): config for config in sorted(runs, key=_depth)}
             for done in as_completed(waiting):
                 try:
                     yield done.result()
@@ -78,8 +80,19 @@ def in_processes(count: int, *, threads: int | None = None):
     return engine
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block's end, in this thread."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_process(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process of the terminal: no traceback of each
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     tqdm.set_lock(threading.RLock())  # its own has a semaphore, which a process that is ended would leave behind
     torch.set_num_threads(threads)
 

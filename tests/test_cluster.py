@@ -63,6 +63,8 @@ def test_what_is_queued_is_dropped_when_the_outcomes_are_no_longer_taken(place):
 
 INTERRUPTED = """
 import sys
+if __name__ == "__mp_main__":
+    print("a process is starting", flush=True)
 from distill import cli, training
 training.RECIPES["smoke", "mnist"] = training.Recipe("smoke", 0.3, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64)
 if __name__ == "__main__":
@@ -70,12 +72,13 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_ends_all_processes(place, data_root):
+@pytest.mark.parametrize("moment", ["[2/", "a process is starting"])
+def test_ctrl_c_ends_all_processes(place, data_root, moment):
     (place / "run.py").write_text(INTERRUPTED)
     command = [sys.executable, str(place / "run.py"), "run", "--profile", "smoke", "--temperatures", "none", "--stages", "train"]
     asked = ["--seeds", ",".join(map(str, range(40))), "--processes", "2", "--threads", "1", "--store", str(place / "own")]
     with subprocess.Popen([*command, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as started:
-        while not (line := started.stdout.readline()).startswith("[2/"):
+        while not (line := started.stdout.readline()).startswith(moment):
             assert line, started.stderr.read()
         os.killpg(started.pid, signal.SIGINT)
         _, err = started.communicate(timeout=60)  # until the last of its processes has closed them
