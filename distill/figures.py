@@ -385,7 +385,7 @@ def amplitudes(table: pd.DataFrame) -> Figure:
                 axes.bar(
                     names, shares, bottom=below, color=colours[number], width=0.8, linewidth=0, clip_on=False, label=f"{low} to {high}"
                 )
-                of = point_rows(own, OURS_COLUMNS, T=names, bin=f"amplitude {low} to {high}", paper=own["paper"])
+                of = point_rows(own.round({"low": 2, "high": 2}), OURS_COLUMNS, T=names, bin=f"{low} to {high}", paper=own["paper"])
                 page.mark(axes, range(len(names)), below + shares, of, bottom=below, width=0.8)
                 below = below + shares
             axes.set(title=f"{comparison.title(dataset)}\n{text}", ylim=(0, 100))
