@@ -41,7 +41,7 @@ def test_chapter_reruns_in_the_smoke_profile(chapter, store, data_root, tmp_path
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
     if "experiments.results(" not in chapter.read_text():
         return  # shows measurements of speed, which a rerun of the chapter does not repeat
-    if "page.show(" in chapter.read_text() and chapter.stem != "networks":  # whose figure is of Table II's letter, which no rerun has
+    if "page.show(" in chapter.read_text():
         assert any("image/png" in output.get("data", {}) for output in outputs)
     assert any("mnist-5k-smoke-model-student-t20" in output.get("data", {}).get("text/html", "") for output in outputs)
 
