@@ -116,7 +116,20 @@ def svg(figure: Figure, *, name: str, alt: str) -> str:
     opening = f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" style="min-width: {width * 0.7:g}px; max-width: {width * 1.5:g}px" role="img" tabindex="0" aria-label="{html.escape(alt)}">'
     drawing = re.sub(r"<svg[^>]*>", lambda _: opening, drawing, count=1)
     drawing = re.sub(r"\s+", " ", drawing.replace("</svg>", _points(figure, height) + "</svg>")).replace("> <", "><").strip()
-    return drawing.replace("<g></g>", "")
+    return _without_bare_groups(drawing)
+
+
+def _without_bare_groups(drawing: str) -> str:
+    """A drawing without the groups that say nothing of what they hold."""
+    said: list[bool] = []  # of each group that is open
+
+    def kept(tag: re.Match[str]) -> str:
+        if tag[0] != "</g>":
+            said.append(tag[0] != "<g>")
+            return tag[0] if said[-1] else ""
+        return tag[0] if said.pop() else ""
+
+    return re.sub(r"<g(?: [^>]*)?>|</g>", kept, drawing)
 
 
 def _rounded(number: re.Match[str]) -> str:

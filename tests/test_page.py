@@ -81,6 +81,19 @@ def test_a_bar_of_no_height_takes_no_room():
     plt.close("all")
 
 
+def test_a_group_that_says_nothing_takes_no_room():
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], [0, 1], marker="o")  # its markers stand in a group that cuts them to the panel
+    axes.set_ylabel("success (%)")  # turned
+    drawing = page.svg(figure, name="one", alt="x")
+    depth = 0
+    for tag in re.findall(r"</?g(?: [^>]*)?>", drawing):
+        depth += -1 if tag == "</g>" else 1
+        assert depth >= 0 and tag != "<g>"
+    assert depth == 0 and "<g clip-path=" in drawing
+    plt.close("all")
+
+
 def test_a_drawing_is_the_same_on_a_processor_whose_last_digits_differ():
     first, second = (page.svg(line(noise=noise), name="one", alt="x") for noise in (0.0, 1e-13))
     assert first == second
