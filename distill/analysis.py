@@ -276,7 +276,7 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``profile``, ``dataset``, ``temperature``, ``reading``, ``paper``, ``ours``, ``low``, ``high``, ``images`` that the
-        value is of (where failed attacks are left out, those with a success), ``broken`` (images with at least one success).
+        value is of (where failed attacks are left out, those with a success), ``attacked`` (images), ``broken`` (images with at least one success).
 
     Raises
     ------
@@ -299,7 +299,7 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
             rows.append({
                 "profile": profile, "dataset": dataset, "temperature": at, "reading": reading,
                 "paper": said.get(at, np.nan), "ours": value.value, "low": value.low, "high": value.high,
-                "images": value.clusters, "record": group["record"].iloc[0], "broken": int(group.groupby("image")["success"].any().sum()),
+                "images": value.clusters, "record": group["record"].iloc[0], "attacked": group["image"].nunique(), "broken": int(group.groupby("image")["success"].any().sum()),
             })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -627,7 +627,9 @@ def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
             if reading in readings.index:
                 value, low, high = (float(readings.loc[reading, column]) for column in ("ours", "low", "high"))
                 row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
-        row["images"] = f"{group['images'].max():,}"
+        counts = readings["attacked"]
+        others = [name for name in readings.index if counts[name] != counts.max()]
+        row["images"] = "; ".join([f"{counts.max():,}", *(f"{READINGS[name]}: {counts[name]:,}" for name in others)])
         row["broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
         rows.append(row)
     return pd.DataFrame(rows)

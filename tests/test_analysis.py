@@ -173,6 +173,9 @@ def test_robustness_depends_on_what_a_failure_counts():
         analysis.robustness(attack, 784, reading="mean")
     table = analysis.robustness_table(attack.assign(seed=0)).set_index("reading")
     assert table["images"].to_dict() == {"capped": 3, "excluded": 2, "median": 3} and (table["broken"] == 2).all()
+    exact = rows([4] * 9, output="log_softmax", max_features=784, targets=9)  # of one image alone
+    for others, said in ((attack, "3; exact arithmetic, no budget: 1"), (attack[attack["image"] == attack["image"].min()], "1")):
+        assert figures.robustness_text(analysis.robustness_table(pd.concat([others, exact])))["images"].tolist() == [said]
 
 
 def test_confidence_is_zero_where_wrong():
