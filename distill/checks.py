@@ -76,7 +76,7 @@ EXPLANATIONS = {
         "Look for masked gradients; take smaller steps, more of them, and several random starts.",
     ),
     "TRANSFER_WINS": Explanation(
-        "PGD's images for the surrogate fool the model more often than PGD's images for the model itself",
+        "PGD's images for another network, handed over as `surrogate=`, fool the model more often than PGD's images for the model itself",
         "The surrogate's gradients show the way better than the model's own: those are masked.",
         "Report the transferred images in the union of attacks; attack through the surrogate's gradients.",
     ),

@@ -39,7 +39,7 @@ def mark(axes: Axes, x: Iterable[float], y: Iterable[float], rows: Iterable[Row]
         Places in data coordinates. One that is not a number was not drawn, and has no row.
     rows : iterable of mapping
         What each place is of ("series", "T", ...) and those of `VALUES` that it has. The panel and the quantity are
-        taken from the title and the label of the axes.
+        taken from the title and the label of the y axis, or of the x axis where that has none.
     bottom : iterable of float, optional
         Where each bar begins; without it these are points.
     width : float
@@ -56,10 +56,10 @@ def drawn(figure: Figure) -> pd.DataFrame:
 
 
 def _whole(axes: Axes, row: Row) -> dict[str, Any]:
-    """A row with the panel it is in and what is measured there; panels in a line share the first one's label."""
-    labels = [label for other in (axes, *axes.figure.axes) if (label := other.get_ylabel())]
+    """A row with the panel it is in and what is measured there; panels in a line share the first one's label, and bars that lie have it below."""
+    labels = [label for other in (axes, *axes.figure.axes) if (label := other.get_ylabel())] or [axes.get_xlabel()]
     title = axes.get_title().replace("\n", ", ")
-    found = {"panel": title, **row, "quantity": labels[0] if labels else ""}
+    found = {"panel": title, **row, "quantity": labels[0]}
     order = [*(name for name in found if name not in VALUES), *(name for name in VALUES if name in found)]
     return {name: found[name] for name in order if name != "panel" or title}
 

@@ -60,6 +60,15 @@ def test_points_lie_where_they_are_drawn_and_say_their_row():
     assert first.find("title").text == "MNIST, ours & <theirs>, T = 0, success (%): 10.00 [9.00, 11.00], n = 900 attacks on 100 images"
 
 
+def test_a_quantity_without_a_vertical_axis_is_that_of_the_horizontal_one():
+    figure, axes = plt.subplots()
+    axes.set(xlabel="success (%)")
+    page.mark(axes, [95.0], [0], [{"series": "ours", "value": 95.0}])
+    (point,) = points(page.svg(figure, name="one", alt="x"))
+    assert point.find("title").text == "ours, success (%): 95.00"
+    plt.close("all")
+
+
 def test_bars_are_found_over_their_whole_area():
     figure = plt.figure(figsize=(4, 2))
     axes = figure.add_axes((0, 0, 1, 1))
