@@ -554,7 +554,7 @@ def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
         "accuracy (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["accuracy"], table["accuracy_low"], table["accuracy_high"], strict=True)],
         "its teacher (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["teacher"]],
         "test images": [f"{n:,}" for n in table["images"]],
-        "paper's change (points)": ["–" if math.isnan(v) else f"{v:+.2f}" for v in table["paper"]],
+        "paper's change (points)": ["–" if math.isnan(v) else f"{v:+.2f}".replace("-", "\N{MINUS SIGN}") for v in table["paper"]],
         "our change [95 % interval]": [metrics.interval_text(*v, digits=2, sign=True) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "verdict": ["the plain network" if t == "none" else v for t, v in zip(table["temperature"], table["verdict"], strict=True)],
     })  # fmt: skip
