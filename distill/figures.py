@@ -580,16 +580,16 @@ def split_text(table: pd.DataFrame) -> pd.DataFrame:
 def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> pd.DataFrame:
     """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval.
 
-    ``images`` says how many were attacked, and which arithmetic met fewer.
+    ``images`` says how many most arithmetics met (the larger number, where as many met either), and which met another number.
     """
     own = table[table["role"].isin(comparison.USED) & table["variant"].isin(shown)]
     keys = ["profile", "dataset", "temperature"]
     text = [metrics.interval_text(*v) for v in zip(own["ours"], own["low"], own["high"], strict=True)]
     counts = {}
     for key, group in own.groupby(keys, sort=False):
-        most = group["images"].max()
-        fewer = group[group["images"] < most].groupby("images", sort=False)["variant"]
-        counts[key] = "; ".join([f"{most:,}", *(f"{', '.join(SHORT[v] for v in names)}: {n:,}" for n, names in fewer)])
+        usual = group["images"].mode().max()
+        others = group[group["images"] != usual].groupby("images", sort=False)["variant"]
+        counts[key] = "; ".join([f"{usual:,}", *(f"{', '.join(SHORT[v] for v in names)}: {n:,}" for n, names in others)])
     wide = own.assign(text=text).pivot_table(index=keys, columns="variant", values="text", aggfunc="first", sort=False)
     wide = wide.reindex(pd.MultiIndex.from_frame(own[keys].drop_duplicates()))  # in the table's order
     wide = wide.reindex(columns=[variant for variant in shown if variant in wide]).fillna("–").reset_index()
@@ -629,7 +629,7 @@ def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
                 row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
         counts = readings["attacked"]
         others = [name for name in readings.index if counts[name] != counts.max()]
-        row["images"] = "; ".join([f"{counts.max():,}", *(f"{READINGS[name]}: {counts[name]:,}" for name in others)])
+        row["images"] = "; ".join([f"{counts.max():,}", *(f"{READINGS[name].split(',')[0]}: {counts[name]:,}" for name in others)])
         row["broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
         rows.append(row)
     return pd.DataFrame(rows)

@@ -136,6 +136,8 @@ def test_tables_keep_the_order_of_temperatures_where_recipes_have_different_ones
     fewer = rows([4] * 3, output="logits").assign(record="fewer")
     short = figures.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer])))
     assert short["images"].tolist() == [f"2; {figures.SHORT['logits']}: 1"] and len(short) == 1
+    most = figures.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer, rows([4] * 3, precision="float64")])))
+    assert most["images"].tolist() == [f"1; {figures.SHORT['float32']}: 2"]  # two of three met one image
     assert figures.status_text(attacks)["T"].tolist() == expected
 
 
@@ -174,7 +176,7 @@ def test_robustness_depends_on_what_a_failure_counts():
     table = analysis.robustness_table(attack.assign(seed=0)).set_index("reading")
     assert table["images"].to_dict() == {"capped": 3, "excluded": 2, "median": 3} and (table["broken"] == 2).all()
     exact = rows([4] * 9, output="log_softmax", max_features=784, targets=9)  # of one image alone
-    for others, said in ((attack, "3; exact arithmetic, no budget: 1"), (attack[attack["image"] == attack["image"].min()], "1")):
+    for others, said in ((attack, "3; exact arithmetic: 1"), (attack[attack["image"] == attack["image"].min()], "1")):
         assert figures.robustness_text(analysis.robustness_table(pd.concat([others, exact])))["images"].tolist() == [said]
 
 
