@@ -577,19 +577,24 @@ def split_text(table: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def _images_met(counts: pd.Series) -> str:
+    """How many images most of these met (the larger number, where as many met either), and which met another number."""
+    usual = counts.mode().max()
+    others = counts[counts != usual]
+    return "; ".join([f"{usual:,}", *(f"{', '.join(others.index[others == n])}: {n:,}" for n in others.unique())])
+
+
 def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> pd.DataFrame:
     """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval.
 
-    ``images`` says how many most arithmetics met (the larger number, where as many met either), and which met another number.
+    ``images`` is of `_images_met`.
     """
     own = table[table["role"].isin(comparison.USED) & table["variant"].isin(shown)]
     keys = ["profile", "dataset", "temperature"]
     text = [metrics.interval_text(*v) for v in zip(own["ours"], own["low"], own["high"], strict=True)]
     counts = {}
     for key, group in own.groupby(keys, sort=False):
-        usual = group["images"].mode().max()
-        others = group[group["images"] != usual].groupby("images", sort=False)["variant"]
-        counts[key] = "; ".join([f"{usual:,}", *(f"{', '.join(SHORT[v] for v in names)}: {n:,}" for n, names in others)])
+        counts[key] = _images_met(group.set_index("variant")["images"].rename(SHORT))
     wide = own.assign(text=text).pivot_table(index=keys, columns="variant", values="text", aggfunc="first", sort=False)
     wide = wide.reindex(pd.MultiIndex.from_frame(own[keys].drop_duplicates()))  # in the table's order
     wide = wide.reindex(columns=[variant for variant in shown if variant in wide]).fillna("–").reset_index()
@@ -627,9 +632,7 @@ def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
             if reading in readings.index:
                 value, low, high = (float(readings.loc[reading, column]) for column in ("ours", "low", "high"))
                 row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
-        counts = readings["attacked"]
-        others = [name for name in readings.index if counts[name] != counts.max()]
-        row["images"] = "; ".join([f"{counts.max():,}", *(f"{READINGS[name].split(',')[0]}: {counts[name]:,}" for name in others)])
+        row["images"] = _images_met(readings["attacked"].rename({name: text.split(",")[0] for name, text in READINGS.items()}))
         row["broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
         rows.append(row)
     return pd.DataFrame(rows)
