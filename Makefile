@@ -32,7 +32,7 @@ setup: .venv/ready
 
 replicate: setup
 	$(BIN)/distill data mnist cifar10
-	$(BIN)/distill run --profile quick --stages train,attack,product,gallery --processes auto --store $(STORE)
+	$(BIN)/distill run --profile quick --stages train,attack,split,stops,product,gallery --processes auto --store $(STORE)
 	$(BIN)/python book/build.py --profile quick --store $(abspath $(STORE))
 
 test site-test: export DISTILL_STORE = $(abspath _build/none)

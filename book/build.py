@@ -31,7 +31,11 @@ import papermill
 from distill import data, experiments, plans
 
 ROOT = Path(__file__).resolve().parent.parent
-COSTLY = ("ablations", "conclusion", "confidence", "distillation", "fashion", "gradients", "invariance", "requirements", "robustness", "sound", "split")  # need more than training and the paper's attack
+COSTLY = ("ablations", "conclusion", "confidence", "distillation", "fashion", "gradients", "invariance", "requirements", "sound")  # need more than the profile quick computes
+
+KEPT = "This page is as published: what it shows was not computed in this rerun, whose profile is *{profile}*, so its numbers are those of other networks."
+REDRAWN = ("The figures, the tables and the sentences with their numbers were drawn anew from the records of this rerun, whose profile is *{profile}*; "
+           "the text around them was written about the published records, and may speak of networks and numbers that are not here.")  # fmt: skip
 
 
 def chapters(root: Path) -> list[Path]:
@@ -66,6 +70,26 @@ def strip(path: Path, *, keep_injected: bool) -> None:
         kept.append(cell)
     notebook.cells = kept
     nbformat.write(notebook, path)
+
+
+def say(path: Path, text: str) -> None:
+    """Put a note below a notebook's title."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f"```{{note}}\n{text}\n```", id="rerun-note"))
+    nbformat.write(notebook, path)
+
+
+def rerun(root: Path, profile: str, store: str | None) -> None:
+    """Draw the chapters anew from a profile's runs, but for what that profile does not compute; each page says which it is."""
+    whole = plans.profile(profile).computes is None
+    for path in chapters(root):
+        if path.stem in COSTLY and not whole:
+            print(f"keeping {path.name} as published: its measurements take longer than the profile {profile}", flush=True)
+            say(path, KEPT.format(profile=profile))
+            continue
+        execute(path, {"profile": profile, "store": store})
+        if "experiments.results(" in path.read_text(encoding="utf-8"):
+            say(path, REDRAWN.format(profile=profile))
 
 
 def picture(chapter: Path, path: Path) -> None:
@@ -130,12 +154,7 @@ def main() -> None:
         shutil.copytree(ROOT / "_static", root / "_static")
         shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
         store = str(chosen.store.expanduser().resolve()) if chosen.store else None  # chapters run in their own folder
-        whole = plans.profile(chosen.profile).computes is None
-        for path in chapters(root):
-            if path.stem in COSTLY and not whole:
-                print(f"keeping {path.name} as published: its measurements take longer than the profile {chosen.profile}", flush=True)
-            else:
-                execute(path, {"profile": chosen.profile, "store": store})
+        rerun(root, chosen.profile, store)
         live.export(root / "book" / "extra" / "live", profile=chosen.profile, store=store)
         card.draw(root / "_static" / "card.png", profile=chosen.profile, store=store)
     elif chosen.execute:

@@ -151,7 +151,7 @@ def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | N
     datasets = list(dict.fromkeys(_list(options.dataset) or plans.profile(profile).temperatures))
     images = None if options.images is None else _whole(options.images)
     if images == 0:
-        raise Usage(f"--images {options.images!r}: allowed is an integer from 1")
+        raise Usage(f"--images {options.images!r}: allowed is an integer from 1 to the number of test images")
     return [
         config
         for dataset in datasets
@@ -186,8 +186,11 @@ def _run(options: argparse.Namespace) -> int:
         _publish(record)
     published = f", {len(done)} published in {records.PUBLISHED}" if options.publish else ""
     print(f"{len(done)} of {len(runs)} runs are recorded{published}")
+    of_cause: dict[str, list[str]] = {}
     for failure in failures:
-        print(f"distill: failed: {failure}", file=sys.stderr)
+        of_cause.setdefault(failure.split(": ", 1)[-1], []).append(failure)
+    for cause, same in of_cause.items():  # one line a cause, however many runs met it
+        print(f"distill: failed: {same[0] if len(same) == 1 else f'{len(same)} runs: {cause}'}", file=sys.stderr)
     return 1 if failures else 0
 
 

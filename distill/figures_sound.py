@@ -30,6 +30,8 @@ NAMES = {
     "random_features": "random features (control)",
 }
 NORMS = {"l0": "L0 (pixels)", "l1": "L1", "l2": "L2", "linf": "L∞"}
+BESIDE = {"jsma": "JSMA, the paper's", "fgsm": "FGSM, logits as they are", "pgd": "PGD, logits as they are",
+          "fgsm divided": "FGSM, logits divided by T", "pgd divided": "PGD, logits divided by T"}  # fmt: skip
 LINES = {"clean": "no attack", "one": "PGD on the undivided logits", "within": "union of all attacks in the same ball"}
 
 
@@ -53,6 +55,43 @@ def robust_accuracy(table: pd.DataFrame) -> Figure:
     panels[0].set_ylabel("accuracy (%)")
     legend_below(figure, panels[0], columns=2)
     return figure
+
+
+def beside_jsma(table: pd.DataFrame) -> Figure:
+    """The paper's attack, FGSM and PGD, success against temperature.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `soundness.beside_jsma`, of one profile a data set.
+    """
+    figure, panels = panels_of(table)
+    for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
+        names = comparison.in_order(rows["temperature"].unique())
+        for number, (line, text) in enumerate(BESIDE.items()):
+            own = rows[rows["line"] == line]
+            interval_line(axes, own, names, shift=0.07 * (number - 2), marker=MARKERS[number], color=COLOURS[number], label=text)
+        temperature_axis(axes, names)
+        axes.set(title=f"{comparison.title(str(dataset))}, FGSM and PGD L∞ ≤ {rows['radius'].max():.2g}", ylim=(-4, 104))
+    panels[0].set_ylabel("success rate (%)")
+    legend_below(figure, panels[0], columns=2)
+    return figure
+
+
+def beside_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`soundness.beside_jsma` as a reader sees it: a row a network, a column an attack."""
+    rows = []
+    for (profile, dataset, temperature), group in table.groupby(["profile", "dataset", "temperature"], sort=False):
+        lines = group.set_index("line")
+        texts = {
+            text: metrics.interval_text(*(lines.loc[line, c] for c in ("ours", "low", "high"))) if line in lines.index else "–"
+            for line, text in BESIDE.items()
+        }
+        rest = group[group["line"] != "jsma"]
+        met = "–" if rest.empty else f"{int(rest['images'].max()):,} ({rest['clean'].max():.1f} %)"
+        rows.append({"data set": comparison.title(dataset), "training": RECIPES.get(profile, profile), "T": temperature, **texts,
+                     "images classified rightly": met})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def attack_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ Config = dict[str, Any]
 
 # what the digits of an installed library do in seconds a run; of the rest, the paper's optimiser does not leave chance in their few steps
 SECONDS = ("train", "attack", "split", "product", "teachers", "invariance", "gallery", "neighbours", "predictions", "sensitivity",
-           "smoothing", "sound")  # fmt: skip
+           "smoothing", "bounded", "sound")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,12 @@ PROFILES = {
     for profile in (
         Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2, SECONDS, suite=("fgsm", "pgd", "transfer", "random")),
         Profile(
-            "quick", "quick", {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)}, 50, 20, ("train", "attack", "product", "gallery")
+            "quick",
+            "quick",
+            {"mnist": ("none", 1, 20, 100), "cifar10": ("none", 20)},
+            50,
+            20,
+            ("train", "attack", "split", "stops", "product", "gallery"),
         ),
         Profile("paper", "paper", {"mnist": TEMPERATURES, "cifar10": TEMPERATURES}, 1000, 100),
         Profile("table2", "table2", {"cifar10": ("none", 20, 100)}, 1000, 100),  # the letter of Table II, which section V-A contradicts
@@ -89,7 +94,9 @@ def parse_temperatures(values: Iterable[object]) -> list[str | float]:
             number = float("nan" if "_" in str(value) else str(value))
             training.check_training_temperature(number)
         except ValueError:
-            raise ValueError(f"temperature {value!r}: allowed are none and finite numbers above 0") from None
+            raise ValueError(
+                f"temperature {value!r}: allowed are none and finite numbers above 0 that float32 holds (1.2e-38 to 3.4e38)"
+            ) from None
         out.append(number)
     return list(dict.fromkeys(out))
 
@@ -265,6 +272,19 @@ def _sound(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     ]  # fmt: skip
 
 
+def _bounded(networks: Sequence[Config], chosen: Profile) -> list[Config]:
+    """FGSM and PGD in the same ball, on the logits as they are and divided by T: cheap enough for every image that the JSMA meets."""
+    last = networks[-1]
+    suite = [
+        {"name": name, "attack_temperature": scale, "radius": RADIUS[last["architecture"]]}
+        for name in ("fgsm", "pgd")
+        for scale in sorted({1.0, last["temperature"]})
+    ]
+    return [
+        {**_about(last), "kind": "attack", "attack": "suite", "suite": suite, "targets": "none", "images": chosen.images, "draw": "bounded"}
+    ]
+
+
 def _distances(networks: Sequence[Config], chosen: Profile) -> list[Config]:
     """The smallest changes that reach each target, for Carlini & Wagner's tables IV and VI."""
     last = networks[-1]
@@ -340,6 +360,7 @@ STAGES: dict[str, Callable[[Sequence[Config], Profile], list[Config]]] = {
     "predictions": _predictions,
     "sensitivity": _sensitivity,
     "smoothing": _smoothing,
+    "bounded": _bounded,
     "sound": _sound,
     "distances": _distances,
     "ablations": _ablations,

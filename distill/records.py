@@ -317,7 +317,7 @@ def unpack(store: Path, name: str, files: Mapping[str, bytes]) -> Record:
 def draw_name(config: Mapping[str, Any]) -> str:
     """What sets an attack apart that is not part of a comparison; "" for those that are."""
     if config.get("attack") == "suite":
-        return f"suite, targets {config['targets']}"
+        return f"{config['draw']} suite" if "draw" in config else f"suite, targets {config['targets']}"
     return config.get("draw") or ("sweep" if "sweep" in config else "")
 
 

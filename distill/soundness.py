@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from distill import comparison, metrics
+from distill import analysis, comparison, metrics
 from distill.attacks.adapters import ATTACKS
 from distill.checks import NEARLY_ALL
 from distill.comparison import NETWORK
 from distill.metrics import Estimate
 
 UNTARGETED, TARGETED = "suite, targets none", "suite, targets all"  # the column ``draw``
+BOUNDED = "bounded suite"
 MEASURES = {"l0": "pixels_changed", "l1": "l1", "l2": "l2", "linf": "linf"}
 UNBOUNDED = ("carlini_wagner_l2", "ddn", "fmn_l2", "fmn_linf", "fmn_l0", "sigma_zero")  # white-box attacks that may change everything
 MARGIN = 0.05  # by which one attack may beat another without being a sign of anything
@@ -28,13 +29,15 @@ def _drawn(attacks: pd.DataFrame, draw: str) -> pd.DataFrame:
     return rows
 
 
-def attack_table(attacks: pd.DataFrame) -> pd.DataFrame:
+def attack_table(attacks: pd.DataFrame, draw: str = UNTARGETED) -> pd.DataFrame:
     """Success away from the label, a row a network, attack, number of steps and scale of the logits.
 
     Parameters
     ----------
     attacks : DataFrame
-        Rows of kind "attack", those of the stage "sound".
+        Rows of kind "attack", those of the stage "sound", or of "bounded".
+    draw : str
+        Which of the two: `UNTARGETED` or `BOUNDED`.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def attack_table(attacks: pd.DataFrame) -> pd.DataFrame:
         If there are several seeds, or several records of one network: their rows would be mixed.
     """
     rows = []
-    chosen = _drawn(attacks, UNTARGETED)
+    chosen = _drawn(attacks, draw)
     for (profile, dataset, role, temperature, name, steps, divided), group in chosen.groupby(
         [*NETWORK, "attack", "steps", "attack_temperature"], sort=False
     ):
@@ -65,6 +68,46 @@ def attack_table(attacks: pd.DataFrame) -> pd.DataFrame:
             "record": group["record"].iloc[0],
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def beside_jsma(attacks: pd.DataFrame) -> pd.DataFrame:
+    """The paper's attack beside FGSM and PGD on the same networks, where the latter two were run.
+
+    They do not ask the same: JSMA is to reach a target within its budget of features, the other two are to leave the label within
+    an Linf ball. What is compared is how each depends on the temperature.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", those of the stages "attack" and "bounded".
+
+    Returns
+    -------
+    DataFrame
+        A row a network and ``line``: "jsma"; "fgsm" and "pgd" on the logits as they are; "fgsm divided" and "pgd divided" on the
+        logits divided by the temperature of distillation (by 1 on the undefended network). ``profile``, ``dataset``, ``temperature``;
+        ``ours``, ``low``, ``high`` (percent; of targets for "jsma", else of the images classified rightly), ``images``
+        (those), ``clean`` (percent classified rightly; nan for "jsma"), ``radius``, ``record``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
+    """
+    if BOUNDED not in set(attacks["draw"]):
+        return pd.DataFrame()
+    table = attack_table(attacks, BOUNDED)
+    lines = []
+    for divided, suffix in ((False, ""), (True, " divided")):
+        scale = table.groupby(["profile", "dataset", "temperature"])["divided"].transform("max" if divided else "min")
+        lines.append(table[table["divided"] == scale].assign(line=lambda rows, suffix=suffix: rows["attack"] + suffix))
+    jsma = comparison.success_table(analysis.paper_attack(attacks))
+    if len(jsma):
+        of = table.groupby(["profile", "dataset"])["radius"].first()
+        keys = pd.MultiIndex.from_frame(jsma[["profile", "dataset"]])
+        jsma = jsma[keys.isin(of.index)].assign(line="jsma", clean=np.nan)
+    columns = ["profile", "dataset", "temperature", "line", "ours", "low", "high", "images", "clean", "radius", "record"]
+    return pd.concat([part.reindex(columns=columns) for part in ([jsma] if len(jsma) else []) + lines], ignore_index=True)
 
 
 def robust_accuracy(attacks: pd.DataFrame) -> pd.DataFrame:

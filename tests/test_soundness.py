@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill import checks, experiments, plans, records, soundness, training
+from distill import checks, experiments, figures_sound, plans, records, soundness, training
 from distill.attacks.adapters import ATTACKS
 
 
@@ -30,6 +30,29 @@ def test_rates_are_of_the_images_that_were_right():
     assert (pgd["ours"], pgd["images"], pgd["clean"], pgd["radius"], pgd["distance"]) == (50.0, 4, 80.0, 0.3, 0.1)
     assert pgd["low"] < 50 < pgd["high"]
     assert (fmn["ours"], fmn["divided"], fmn["norm"], fmn["distance"], fmn["temperature"]) == (100.0, 100.0, "l0", 7, "100")
+
+
+def test_fgsm_and_pgd_stand_beside_the_paper_attack_by_the_scale_of_the_logits():
+    draw = {"draw": soundness.BOUNDED, "radius": 0.3}
+    ball = pd.concat([
+        rows("fgsm", [0, 0, 0, 1, 1], label=[0, 0, 0, 0, 5], **draw), rows("fgsm", [0, 0, 1, 1], at=100.0, **draw),
+        rows("pgd", [0, 1, 1, 1], **draw), rows("pgd", [1, 1, 1, 1], at=100.0, **draw),
+        rows("fgsm", [1, 1, 1, 0], role="plain", **draw),
+        rows("pgd", [0, 0, 0, 0]),  # of the other stage
+    ]).assign(output="logits", precision="float32", flush=False, product=False, seed=0)  # fmt: skip
+    target = rows("fgsm", [0, 0, 0, 1], draw="").assign(attack="jsma", output="softmax", precision="float32", flush=False, product=False, max_features=112,
+                                                       features_changed=10, status="SUCCESS", target=1, seed=0)  # fmt: skip
+    both = pd.concat([ball, target])
+    table = soundness.beside_jsma(both).set_index(["temperature", "line"])
+    hot = table.loc["100"]
+    assert hot["ours"].to_dict() == {"jsma": 25.0, "fgsm": 25.0, "pgd": 75.0, "fgsm divided": 50.0, "pgd divided": 100.0}
+    assert hot.loc["fgsm", ["images", "clean", "radius"]].tolist() == [4, 80.0, 0.3]
+    assert table.loc["none", "ours"].to_dict() == {"fgsm": 75.0, "fgsm divided": 75.0}
+    assert set(soundness.beside_jsma(ball)["line"]) == {"fgsm", "pgd", "fgsm divided", "pgd divided"}
+    assert soundness.beside_jsma(target.drop(columns=["steps", "attack_temperature", "radius", "linf"])).empty  # as JSMA's records are
+    text = figures_sound.beside_text(soundness.beside_jsma(both)).set_index("T")
+    assert text.loc["100", "FGSM, logits divided by T"].startswith("50.0") and text.loc["none", "PGD, logits divided by T"] == "–"
+    assert text.loc["100", "images classified rightly"] == "4 (100.0 %)"
 
 
 def test_the_union_is_taken_example_by_example():
