@@ -85,6 +85,51 @@ def features_of(dataset: str) -> int:
     return channels * size**2
 
 
+def paper_sized(attacks: pd.DataFrame, images: int = 100, draws: int = 100_000) -> pd.DataFrame:
+    """What an experiment of the paper's size, 100 images towards nine targets each, would have measured on each of our networks.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack" of one attack; those on the plain network and on students are used.
+    images : int
+        Of the smaller experiment. Networks attacked on fewer are left out.
+    draws : int
+        Random draws of so many of a network's images, without replacement.
+
+    Returns
+    -------
+    DataFrame
+        A row a network: ``profile``, ``dataset``, ``temperature`` ("none", "1", ...), ``paper`` (Figure 7; nan where it has none),
+        ``ours``, ``low``, ``high`` (percent; the first ``images`` of the fixed random order, and their own interval), ``least``, ``most`` (between
+        which 95 % of the draws lie), ``whole`` (the rate over all ``of`` images), ``within`` (whether the paper's value lies
+        between ``least`` and ``most``), ``record``.
+
+    Raises
+    ------
+    ValueError
+        If there are several seeds, or several records of one network: their rows would be mixed.
+    """
+    attacks = attacks[attacks["role"].isin(comparison.USED)] if len(attacks) else attacks
+    comparison.one_of_each(attacks, "attacks")
+    rows = []
+    for (profile, dataset, role, temperature), group in attacks.groupby(NETWORK, sort=False) if len(attacks) else ():
+        by_image = group.groupby("image", sort=False)["success"].agg(["sum", "size"])
+        if len(by_image) < images:
+            continue
+        first = metrics.success_rate(group[group["image"].isin(by_image.index[:images])]).times(100)
+        kinds = by_image.value_counts()  # images alike in successes and targets are one colour of balls in an urn
+        drawn = np.random.default_rng(0).multivariate_hypergeometric(kinds.to_numpy(), images, size=draws)
+        won, met = (drawn @ np.array([kind[column] for kind in kinds.index]) for column in (0, 1))
+        least, most = 100 * np.percentile(won / met, [2.5, 97.5])
+        at = comparison.label(role, temperature)
+        paper = comparison.reported("fig7", str(dataset)).get(at, np.nan)
+        rows.append({"profile": profile, "dataset": dataset, "temperature": at, "paper": paper, "ours": first.value, "low": first.low, "high": first.high,
+                     "least": least, "most": most, "whole": 100 * group["success"].mean(), "of": len(by_image),
+                     "within": bool(least <= paper <= most), "record": group["record"].iloc[0]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def success_within(attacks: pd.DataFrame, budget: int) -> Estimate:
     """Share of attacks that reached their target with at most ``budget`` features, clustered by source image."""
     return metrics.clustered_mean(attacks["success"] & (attacks["features_changed"] <= budget), attacks["image"])

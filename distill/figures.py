@@ -545,6 +545,20 @@ def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def paper_sized_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.paper_sized` as a reader sees it."""
+    return pd.DataFrame({
+        "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
+        "T": table["temperature"],
+        "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
+        "first 100 images (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
+        "95 % of draws of 100 images (%)": [f"{low:.2f} to {high:.2f}" for low, high in zip(table["least"], table["most"], strict=True)],
+        "all images (%)": [f"{v:.2f} ({n:,})" for v, n in zip(table["whole"], table["of"], strict=True)],
+        "the paper's value among the draws": ["–" if math.isnan(p) else "yes" if w else "no" for p, w in zip(table["paper"], table["within"], strict=True)],
+    })  # fmt: skip
+
+
 def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
     """`comparison.accuracy_table` as a reader sees it."""
     return pd.DataFrame({

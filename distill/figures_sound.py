@@ -13,7 +13,9 @@ from distill.drawing import COLOURS, MARKERS, RECIPES, interval_line, legend_bel
 
 NAMES = {
     "fgsm": "FGSM",
+    "fgsm_dl": "FGSM, difference of logits",
     "pgd": "PGD",
+    "pgd_dl": "PGD, difference of logits",
     "apgd_ce": "APGD, cross-entropy",
     "apgd_dlr": "APGD, logit ratio (DLR)",
     "square": "Square (no gradient)",
@@ -31,7 +33,8 @@ NAMES = {
 }
 NORMS = {"l0": "L0 (pixels)", "l1": "L1", "l2": "L2", "linf": "L∞"}
 BESIDE = {"jsma": "JSMA, the paper's", "fgsm": "FGSM, logits as they are", "pgd": "PGD, logits as they are",
-          "fgsm divided": "FGSM, logits divided by T", "pgd divided": "PGD, logits divided by T"}  # fmt: skip
+          "fgsm divided": "FGSM, logits divided by T", "pgd divided": "PGD, logits divided by T",
+          "fgsm_dl": "FGSM, difference of logits", "pgd_dl": "PGD, difference of logits"}  # fmt: skip
 LINES = {"clean": "no attack", "one": "PGD on the undivided logits", "within": "union of all attacks in the same ball"}
 
 
@@ -70,7 +73,7 @@ def beside_jsma(table: pd.DataFrame) -> Figure:
         names = comparison.in_order(rows["temperature"].unique())
         for number, (line, text) in enumerate(BESIDE.items()):
             own = rows[rows["line"] == line]
-            interval_line(axes, own, names, shift=0.07 * (number - 2), marker=MARKERS[number], color=COLOURS[number], label=text)
+            interval_line(axes, own, names, shift=0.07 * (number - 3), marker=MARKERS[number], color=COLOURS[number], label=text)
         temperature_axis(axes, names)
         axes.set(title=f"{comparison.title(str(dataset))}, FGSM and PGD L∞ ≤ {rows['radius'].max():.2g}", ylim=(-4, 104))
     panels[0].set_ylabel("success rate (%)")

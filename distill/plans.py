@@ -273,12 +273,15 @@ def _sound(networks: Sequence[Config], chosen: Profile) -> list[Config]:
 
 
 def _bounded(networks: Sequence[Config], chosen: Profile) -> list[Config]:
-    """FGSM and PGD in the same ball, on the logits as they are and divided by T: cheap enough for every image that the JSMA meets."""
+    """FGSM and PGD in the same ball, cheap enough for every image that the JSMA meets.
+
+    Each on the cross-entropy of the logits as they are and divided by T, and on the difference of two logits.
+    """
     last = networks[-1]
     suite = [
-        {"name": name, "attack_temperature": scale, "radius": RADIUS[last["architecture"]]}
-        for name in ("fgsm", "pgd")
-        for scale in sorted({1.0, last["temperature"]})
+        {"name": name, "attack_temperature": scale, "steps": steps, "radius": RADIUS[last["architecture"]]}
+        for name, steps in (("fgsm", 1), ("fgsm_dl", 1), ("pgd", 40), ("pgd_dl", 40))
+        for scale in ([1.0] if ATTACKS[name].scale_free else sorted({1.0, last["temperature"]}))
     ]
     return [
         {**_about(last), "kind": "attack", "attack": "suite", "suite": suite, "targets": "none", "images": chosen.images, "draw": "bounded"}

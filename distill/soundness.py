@@ -84,8 +84,9 @@ def beside_jsma(attacks: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a network and ``line``: "jsma"; "fgsm" and "pgd" on the logits as they are; "fgsm divided" and "pgd divided" on the
-        logits divided by the temperature of distillation (by 1 on the undefended network). ``profile``, ``dataset``, ``temperature``;
+        A row a network and ``line``: "jsma"; "fgsm" and "pgd" on the cross-entropy of the logits as they are; "fgsm divided" and
+        "pgd divided" on that of the logits divided by the temperature of distillation (by 1 on the undefended network);
+        "fgsm_dl" and "pgd_dl" on the difference of two logits. ``profile``, ``dataset``, ``temperature``;
         ``ours``, ``low``, ``high`` (percent; of targets for "jsma", else of the images classified rightly), ``images``
         (those), ``clean`` (percent classified rightly; nan for "jsma"), ``radius``, ``record``.
 
@@ -97,10 +98,11 @@ def beside_jsma(attacks: pd.DataFrame) -> pd.DataFrame:
     if BOUNDED not in set(attacks["draw"]):
         return pd.DataFrame()
     table = attack_table(attacks, BOUNDED)
-    lines = []
+    free = table["attack"].map(lambda name: ATTACKS[name].scale_free)
+    lines = [table[free].assign(line=table["attack"])]
     for divided, suffix in ((False, ""), (True, " divided")):
         scale = table.groupby(["profile", "dataset", "temperature"])["divided"].transform("max" if divided else "min")
-        lines.append(table[table["divided"] == scale].assign(line=lambda rows, suffix=suffix: rows["attack"] + suffix))
+        lines.append(table[~free & (table["divided"] == scale)].assign(line=lambda rows, suffix=suffix: rows["attack"] + suffix))
     jsma = comparison.success_table(analysis.paper_attack(attacks))
     if len(jsma):
         of = table.groupby(["profile", "dataset"])["radius"].first()

@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 
-from distill import analysis, claims, comparison, experiments, figures, metrics, records
+from distill import analysis, claims, comparison, experiments, figures, metrics, plans, records
 
 
 def rows(changed, *, role="student", temperature=100.0, output="softmax", precision="float32", attack_temperature=1.0, flush=False,
@@ -33,6 +34,32 @@ def test_every_arithmetic_is_told_apart():
     assert set(kinds) == set(analysis.VARIANTS)
     for other in ({"draw": "sweep"}, {"attack_temperature": 7.0}, {"precision": "bfloat16"}):
         assert set(analysis.variant(rows([2], **other))) == {""}
+
+
+def test_what_an_experiment_of_the_papers_size_would_have_measured():
+    half = [1, 1, 1] * 100 + [None] * 300  # of 200 images the first 100 fall towards all three targets
+    (row,) = analysis.paper_sized(rows(half), draws=200_000).to_dict("records")
+    assert (row["ours"], row["whole"], row["of"], row["paper"]) == (100.0, 50.0, 200, 0.45)
+    wanted = scipy.stats.hypergeom(200, 100, 100).ppf([0.025, 0.975])
+    assert (row["least"], row["most"]) == pytest.approx(wanted, abs=0.01) and not row["within"]
+    rare = [1, None, None] + [None] * 597
+    (row,) = analysis.paper_sized(rows(rare)).to_dict("records")
+    assert (row["least"], row["most"]) == pytest.approx((0, 100 / 300)) and not row["within"]
+    assert analysis.paper_sized(rows([1, 1, None] * 100, temperature=20.0))[["least", "most"]].iloc[0].tolist() == pytest.approx(
+        [200 / 3] * 2
+    )
+    assert analysis.paper_sized(rows([1] * 297)).empty and analysis.paper_sized(rows([1])[:0]).empty
+    text = figures.paper_sized_text(analysis.paper_sized(rows(half)))
+    assert text["the paper's value among the draws"].tolist() == ["no"] and text["all images (%)"].tolist() == ["50.00 (200)"]
+
+
+def test_an_experiment_of_the_papers_size_has_the_first_images_of_the_fixed_order():
+    run = next(one for one in plans.plan("paper", "cifar10", [100]) if one["kind"] == "attack")
+    attacks = records.find(run, [records.PUBLISHED]).table()
+    assert attacks["image"].drop_duplicates().tolist() == plans.drawn_images(10_000, 1000).tolist()
+    first = attacks[attacks["image"].isin(plans.drawn_images(10_000, 100))]
+    (row,) = analysis.paper_sized(attacks).to_dict("records")
+    assert row["ours"] == pytest.approx(100 * first["success"].mean()) and len(first) == 900
 
 
 def test_split_counts_only_what_the_budget_allows():

@@ -23,9 +23,19 @@ QUICK = [name for name in ATTACKS if name != "transfer"]
 
 def options(name):
     """What an attack needs beyond its images, and few steps."""
-    out = {"radius": 0.05} if name in ("fgsm", "pgd", "apgd_ce", "apgd_dlr", "square", "random") else {}
+    out = {"radius": 0.05} if name in ("fgsm", "pgd", "fgsm_dl", "pgd_dl", "apgd_ce", "apgd_dlr", "square", "random") else {}
     return out | {
-        "steps": {"fgsm": 1, "random": 1, "hop_skip_jump": 3, "square": 100, "pgd": 40, "apgd_ce": 40, "apgd_dlr": 40}.get(name, 100)
+        "steps": {
+            "fgsm": 1,
+            "fgsm_dl": 1,
+            "random": 1,
+            "hop_skip_jump": 3,
+            "square": 100,
+            "pgd": 40,
+            "pgd_dl": 40,
+            "apgd_ce": 40,
+            "apgd_dlr": 40,
+        }.get(name, 100)
     }
 
 
@@ -123,7 +133,7 @@ def test_l0_attacks_come_near_the_fewest_features(name):
     assert torch.equal(found.pixels, found.features)  # one channel
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd_ce", "apgd_dlr"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "fgsm_dl", "pgd_dl", "apgd_ce", "apgd_dlr"])
 def test_within_a_radius_success_flips_at_the_closed_form(name):
     model, x, y = problem(classes=4 if name == "apgd_dlr" else 2)  # the cross-entropy looks at all classes
     nearest = model.distance(x, y, 1)
@@ -149,7 +159,7 @@ def test_logits_a_hundredfold_blind_the_cross_entropy_and_the_temperature_mends_
     assert not naive.success.any()
 
 
-@pytest.mark.parametrize("name", ["apgd_dlr", "fmn_l0", "fmn_l2", "square", "hop_skip_jump"])
+@pytest.mark.parametrize("name", ["fgsm_dl", "pgd_dl", "apgd_dlr", "fmn_l0", "fmn_l2", "square", "hop_skip_jump"])
 def test_attacks_that_compare_logits_do_not_see_their_scale(name):
     (plain, x, y), (large, _, _) = problem(), problem(scale=128.0)  # a power of two, so that arithmetic is the same
     assert ATTACKS[name].scale_free

@@ -36,7 +36,7 @@ def test_fgsm_and_pgd_stand_beside_the_paper_attack_by_the_scale_of_the_logits()
     draw = {"draw": soundness.BOUNDED, "radius": 0.3}
     ball = pd.concat([
         rows("fgsm", [0, 0, 0, 1, 1], label=[0, 0, 0, 0, 5], **draw), rows("fgsm", [0, 0, 1, 1], at=100.0, **draw),
-        rows("pgd", [0, 1, 1, 1], **draw), rows("pgd", [1, 1, 1, 1], at=100.0, **draw),
+        rows("fgsm_dl", [1, 1, 1, 0], **draw), rows("pgd", [0, 1, 1, 1], **draw), rows("pgd", [1, 1, 1, 1], at=100.0, **draw),
         rows("fgsm", [1, 1, 1, 0], role="plain", **draw),
         rows("pgd", [0, 0, 0, 0]),  # of the other stage
     ]).assign(output="logits", precision="float32", flush=False, product=False, seed=0)  # fmt: skip
@@ -45,10 +45,10 @@ def test_fgsm_and_pgd_stand_beside_the_paper_attack_by_the_scale_of_the_logits()
     both = pd.concat([ball, target])
     table = soundness.beside_jsma(both).set_index(["temperature", "line"])
     hot = table.loc["100"]
-    assert hot["ours"].to_dict() == {"jsma": 25.0, "fgsm": 25.0, "pgd": 75.0, "fgsm divided": 50.0, "pgd divided": 100.0}
+    assert hot["ours"].to_dict() == {"jsma": 25.0, "fgsm": 25.0, "pgd": 75.0, "fgsm divided": 50.0, "pgd divided": 100.0, "fgsm_dl": 75.0}
     assert hot.loc["fgsm", ["images", "clean", "radius"]].tolist() == [4, 80.0, 0.3]
     assert table.loc["none", "ours"].to_dict() == {"fgsm": 75.0, "fgsm divided": 75.0}
-    assert set(soundness.beside_jsma(ball)["line"]) == {"fgsm", "pgd", "fgsm divided", "pgd divided"}
+    assert set(soundness.beside_jsma(ball)["line"]) == {"fgsm", "pgd", "fgsm divided", "pgd divided", "fgsm_dl"}
     assert soundness.beside_jsma(target.drop(columns=["steps", "attack_temperature", "radius", "linf"])).empty  # as JSMA's records are
     text = figures_sound.beside_text(soundness.beside_jsma(both)).set_index("T")
     assert text.loc["100", "FGSM, logits divided by T"].startswith("50.0") and text.loc["none", "PGD, logits divided by T"] == "–"

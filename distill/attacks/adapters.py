@@ -46,12 +46,25 @@ def fgsm(task: Task, *, radius: float) -> Tensor:
     return pgd(task._replace(steps=1), radius=radius, random_start=False, relative_step_size=1.0)
 
 
-def pgd(task: Task, *, radius: float, random_start: bool = True, relative_step_size: float = 0.1) -> Tensor:
-    """Projected gradient descent on the cross-entropy in an Linf ball (Madry et al. 2018, arXiv 1706.06083), by adv-lib."""
+def fgsm_dl(task: Task, *, radius: float) -> Tensor:
+    """`fgsm` on the difference of the label's logit and the largest other one, which no softmax can round away, by adv-lib."""
+    return pgd(task._replace(steps=1), radius=radius, random_start=False, relative_step_size=1.0, loss="dl")
+
+
+def pgd(task: Task, *, radius: float, random_start: bool = True, relative_step_size: float = 0.1, loss: str = "ce") -> Tensor:
+    """Projected gradient descent in an Linf ball (Madry et al. 2018, arXiv 1706.06083), by adv-lib.
+
+    ``loss`` is the cross-entropy ("ce"), or the difference of the label's logit and the largest other one ("dl").
+    """
     return _library("adv_lib", "adv_lib.attacks").pgd_linf(
-        task.net, task.x, task.goal, float(radius), targeted=task.targeted, random_init=random_start,
+        task.net, task.x, task.goal, float(radius), targeted=task.targeted, random_init=random_start, loss_function=loss,
         relative_step_size=relative_step_size, steps=task.steps + 1,  # it does not look at the image after the last step
     )  # fmt: skip
+
+
+def pgd_dl(task: Task, *, radius: float) -> Tensor:
+    """`pgd` on the difference of the label's logit and the largest other one, by adv-lib."""
+    return pgd(task, radius=radius, loss="dl")
 
 
 def apgd_ce(task: Task, *, radius: float, restarts: int = 1) -> Tensor:
@@ -196,6 +209,8 @@ class Attack(NamedTuple):
 ATTACKS = {
     "fgsm": Attack(fgsm, 1, "linf", "adv-lib", False),
     "pgd": Attack(pgd, 100, "linf", "adv-lib", False),
+    "fgsm_dl": Attack(fgsm_dl, 1, "linf", "adv-lib", True),
+    "pgd_dl": Attack(pgd_dl, 100, "linf", "adv-lib", True),
     "apgd_ce": Attack(apgd_ce, 100, "linf", "adv-lib", False),
     "apgd_dlr": Attack(apgd_dlr, 100, "linf", "adv-lib", True),
     "carlini_wagner_l2": Attack(carlini_wagner_l2, 200, "l2", "adv-lib", True),
