@@ -82,18 +82,22 @@ def beside_jsma(table: pd.DataFrame) -> Figure:
 
 
 def beside_text(table: pd.DataFrame) -> pd.DataFrame:
-    """`soundness.beside_jsma` as a reader sees it: a row a network, a column an attack."""
+    """`soundness.beside_jsma` as a reader sees it: a row a network, a column an attack, in whole percent but for JSMA."""
+    heads = {"jsma": "JSMA", "fgsm": "FGSM", "fgsm divided": "FGSM, Z / T", "fgsm_dl": "FGSM, two logits",
+             "pgd": "PGD", "pgd divided": "PGD, Z / T", "pgd_dl": "PGD, two logits"}  # fmt: skip
     rows = []
     for (profile, dataset, temperature), group in table.groupby(["profile", "dataset", "temperature"], sort=False):
         lines = group.set_index("line")
-        texts = {
-            text: metrics.interval_text(*(lines.loc[line, c] for c in ("ours", "low", "high"))) if line in lines.index else "–"
-            for line, text in BESIDE.items()
+        cells = {
+            head: metrics.interval_text(*(lines.loc[line, c] for c in ("ours", "low", "high")), digits=1 if line == "jsma" else 0)
+            if line in lines.index
+            else "–"
+            for line, head in heads.items()
         }
         rest = group[group["line"] != "jsma"]
-        met = "–" if rest.empty else f"{int(rest['images'].max()):,} ({rest['clean'].max():.1f} %)"
-        rows.append({"data set": comparison.title(dataset), "training": RECIPES.get(profile, profile), "T": temperature, **texts,
-                     "images classified rightly": met})  # fmt: skip
+        met = "–" if rest.empty else f"{int(rest['images'].max()):,} ({rest['clean'].max():.0f} %)"
+        rows.append({"data set": comparison.title(dataset), "training": RECIPES.get(profile, profile), "T": temperature, **cells,
+                     "images (clean)": met})  # fmt: skip
     return pd.DataFrame(rows)
 
 
