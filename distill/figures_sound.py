@@ -89,7 +89,7 @@ def beside_text(table: pd.DataFrame) -> pd.DataFrame:
     for (profile, dataset, temperature), group in table.groupby(["profile", "dataset", "temperature"], sort=False):
         lines = group.set_index("line")
         cells = {
-            head: metrics.interval_text(*(lines.loc[line, c] for c in ("ours", "low", "high")), digits=1 if line == "jsma" else 0)
+            head: metrics.interval_text(lines.at[line, "ours"], lines.at[line, "low"], lines.at[line, "high"], 1 if line == "jsma" else 0)
             if line in lines.index
             else "–"
             for line, head in heads.items()
