@@ -87,12 +87,9 @@ def beside_text(table: pd.DataFrame) -> pd.DataFrame:
              "pgd": "PGD", "pgd divided": "PGD, Z / T", "pgd_dl": "PGD, two logits"}  # fmt: skip
     rows = []
     for (profile, dataset, temperature), group in table.groupby(["profile", "dataset", "temperature"], sort=False):
-        lines = group.set_index("line")
+        found = {row["line"]: (row["ours"], row["low"], row["high"]) for _, row in group.iterrows()}
         cells = {
-            head: metrics.interval_text(lines.at[line, "ours"], lines.at[line, "low"], lines.at[line, "high"], 1 if line == "jsma" else 0)
-            if line in lines.index
-            else "–"
-            for line, head in heads.items()
+            head: metrics.interval_text(*found[line], digits=int(line == "jsma")) if line in found else "–" for line, head in heads.items()
         }
         rest = group[group["line"] != "jsma"]
         met = "–" if rest.empty else f"{int(rest['images'].max()):,} ({rest['clean'].max():.0f} %)"
