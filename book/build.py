@@ -31,7 +31,7 @@ import papermill
 from distill import data, experiments, plans
 
 ROOT = Path(__file__).resolve().parent.parent
-COSTLY = ("ablations", "conclusion", "confidence", "distillation", "fashion", "gradients", "invariance", "requirements", "sound")  # need more than the profile quick computes
+COSTLY = ("ablations", "conclusion", "confidence", "costs", "distillation", "fashion", "gradients", "invariance", "requirements", "sound")  # need more than the profile quick computes, or other data
 
 KEPT = "This page is as published: what it shows was not computed in this rerun, whose profile is *{profile}*, so its numbers are those of other networks."
 REDRAWN = ("The figures, the tables and the sentences with their numbers were drawn anew from the records of this rerun, whose profile is *{profile}*; "
@@ -75,7 +75,8 @@ def strip(path: Path, *, keep_injected: bool) -> None:
 def say(path: Path, text: str) -> None:
     """Put a note below a notebook's title."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f"```{{note}}\n{text}\n```", id="rerun-note"))
+    title, _, rest = notebook.cells[0].source.partition("\n")
+    notebook.cells[0].source = f"{title}\n\n```{{note}}\n{text}\n```\n{rest}"
     nbformat.write(notebook, path)
 
 
@@ -88,7 +89,7 @@ def rerun(root: Path, profile: str, store: str | None) -> None:
             say(path, KEPT.format(profile=profile))
             continue
         execute(path, {"profile": profile, "store": store})
-        if "experiments.results(" in path.read_text(encoding="utf-8"):
+        if path.stem != "claim":  # which shows the paper's numbers alone
             say(path, REDRAWN.format(profile=profile))
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -63,6 +64,7 @@ def test_what_is_queued_is_dropped_when_the_outcomes_are_no_longer_taken(place):
 
 INTERRUPTED = """
 import sys
+import types
 if __name__ == "__mp_main__":
     print("a process is starting", flush=True)
 from distill import cli, training
@@ -90,9 +92,9 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch, place, capsys)
     asked = []
     monkeypatch.setattr(cluster, "in_processes", lambda count, threads: asked.append((count, threads)) or experiments.one_by_one)
     monkeypatch.setattr(cluster.torch, "get_num_threads", lambda: 6)
-    size = cluster.os.sysconf("SC_PAGE_SIZE")
     for free, count in ((64e9, 6), (9e9, 3), (1e6, 1)):
-        monkeypatch.setattr(cluster.os, "sysconf", lambda name, free=free: size if name == "SC_PAGE_SIZE" else int(free // size))
+        memory = types.SimpleNamespace(free=1e6, available=int(free))  # what caches files is not free, but can be had
+        monkeypatch.setattr(cluster.psutil, "virtual_memory", lambda memory=memory: memory)
         assert cluster.best_count() == count
         assert (
             cli.main(
