@@ -292,6 +292,7 @@ PYTHON = {
     "jsma output": (lambda: jsma(net(), X, Y, output="probs"), "softmax, log_softmax, logits"),
     "attack unknown": (lambda: others.attack("deepfool", net(), X, Y), "allowed are fgsm, pgd"),
     "attack labels out of range": (lambda: others.attack("pgd", net(), X, Y + 9, **ATTACK), "labels run from 9 to 12; allowed .* 0 to 9"),
+    "attack labels out of range beside targets": (lambda: others.attack("pgd", net(), X, Y + 50, targets=Y, **ATTACK), "labels run from 50"),
     "attack targets out of range": (lambda: others.attack("pgd", net(), X, Y, targets=Y - 1, **ATTACK), "targets run from -1"),
     "attack probabilities": (lambda: others.attack("pgd", PROBABILITIES, X, Y, **ATTACK), "returns probabilities; allowed"),
     "attack channels": (lambda: others.attack("pgd", convolution(), COLOUR, Y, **ATTACK), "cannot take images of shape"),

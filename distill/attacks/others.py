@@ -140,7 +140,10 @@ def attack(
     with _frozen(model), torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
         judge = _cast(model, torch.float32).eval()
         x, goal = images.detach().to(weight.device, torch.float32), (labels if targets is None else targets).to(weight.device)
-        _check_classes("labels" if targets is None else "targets", goal, models.trial(judge, x[:8]).shape[1])
+        classes = models.trial(judge, x[:8]).shape[1]
+        for what, given in (("labels", labels), ("targets", targets)):
+            if given is not None:
+                _check_classes(what, given, classes)
         torch.manual_seed(seed)
         done = won(judge, x, goal, targets is not None, batch_size)
         net = Divided(judge, temperature)
