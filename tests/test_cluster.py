@@ -64,7 +64,6 @@ def test_what_is_queued_is_dropped_when_the_outcomes_are_no_longer_taken(place):
 
 INTERRUPTED = """
 import sys
-import types
 if __name__ == "__mp_main__":
     print("a process is starting", flush=True)
 from distill import cli, training
