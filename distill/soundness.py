@@ -105,11 +105,9 @@ def beside_jsma(attacks: pd.DataFrame) -> pd.DataFrame:
         lines.append(table[~free & (table["divided"] == scale)].assign(line=lambda rows, suffix=suffix: rows["attack"] + suffix))
     jsma = comparison.success_table(analysis.paper_attack(attacks))
     if len(jsma):
-        of = table.groupby(["profile", "dataset"])["radius"].first()
-        keys = pd.MultiIndex.from_frame(jsma[["profile", "dataset"]])
-        jsma = jsma[keys.isin(of.index)].assign(line="jsma", clean=np.nan)
+        lines.insert(0, jsma.merge(table[["profile", "dataset"]].drop_duplicates()).assign(line="jsma"))
     columns = ["profile", "dataset", "temperature", "line", "ours", "low", "high", "images", "clean", "radius", "record"]
-    return pd.concat([part.reindex(columns=columns) for part in ([jsma] if len(jsma) else []) + lines], ignore_index=True)
+    return pd.concat([part.reindex(columns=columns) for part in lines], ignore_index=True)
 
 
 def robust_accuracy(attacks: pd.DataFrame) -> pd.DataFrame:
