@@ -21,6 +21,16 @@ SOURCES = {  # a measure's figure and quantity in reported.csv
     "maximum": ("text", "mean_max_probability"),
     "smoothing": ("text", "label_smoothing_jsma_success_rate"),
     "amplitude": ("fig9", "share_of_samples_with_mean_gradient_amplitude_in_0..1e-40"),
+    "steep": ("fig9", "share_of_samples_with_mean_gradient_amplitude_in_1e-3..1"),
+    "rise": ("fig10", "robustness"),
+}
+SHORT = {  # temperatures of each measure that stand for all of it where there is no room for more
+    "success": ("none", "1", "5", "10", "20", "100"),
+    "accuracy": ("1", "20", "100"),
+    "robustness": ("none", "20", "50"),
+    "confidence": ("1", "20"),
+    "amplitude": ("none", "20", "100"),
+    "steep": ("none", "100"),
 }
 
 
@@ -32,9 +42,11 @@ class Claim:
     ----------
     text, section, chapter : str
         What is claimed, where in the paper, and on which page of the book it is measured.
-    measure : {"success", "level", "accuracy", "robustness", "confidence", "maximum", "smoothing", "amplitude"}
+    measure : {"success", "level", "accuracy", "robustness", "rise", "confidence", "maximum", "smoothing", "amplitude", "steep"}
     dataset, temperature : str
         Of the network; "none" is the undefended one.
+    short : bool
+        Whether it is one of the few that stand for its figure where there is no room for all.
     """
 
     text: str
@@ -43,36 +55,34 @@ class Claim:
     measure: str
     dataset: str
     temperature: str
+    short: bool
 
 
 def _claims() -> list[Claim]:
-    names = {"mnist": "MNIST", "cifar10": "CIFAR10"}
+    kinds = {  # measure: what it is of, its unit, its section, its chapter
+        "success": ("JSMA success on {}, {}", "%", "V-B, Figure 7", "success"),
+        "level": ("accuracy on {}, {}", "%", "V-A and V-B", "accuracy"),
+        "accuracy": ("change of accuracy on {}, {}", "points", "V-C, Figure 8", "accuracy"),
+        "robustness": ("robustness on {}, {}", "% of the features", "V-D, Figure 10", "robustness"),
+        "rise": ("robustness on {}, {}, above the undefended network's", "% of it", "V-D", "robustness"),
+        "confidence": ("confidence on {}, {}", "%", "V-D, Table III", "confidence"),
+        "maximum": ("mean largest probability at its own T on {}, {}", "%", "V-D", "confidence"),
+        "smoothing": ("JSMA success with smoothed labels on {}", "%", "V-B", "confidence"),
+        "amplitude": ("images with mean gradient below 1e-40 on {}, {}", "%", "V-D, Figure 9", "gradients"),
+        "steep": ("images with mean gradient above 1e-3 on {}, {}", "%", "V-D, Figure 9", "gradients"),
+    }
     made = []
-    for dataset, name in names.items():
-        for at in ("none", "1", "5", "10", "20", "100"):
-            network = "the undefended network" if at == "none" else f"T = {at}"
-            made.append(Claim(f"JSMA success on {name}, {network} (%)", "V-B, Figure 7", "success", "success", dataset, at))
-        made.append(Claim(f"accuracy on {name}, the undefended network (%)", "V-A", "accuracy", "level", dataset, "none"))
-        made.append(Claim(f"accuracy on {name}, T = 20 (%)", "V-B", "accuracy", "level", dataset, "20"))
-        for at in ("1", "20", "100"):
-            made.append(Claim(f"change of accuracy on {name}, T = {at} (points)", "V-C, Figure 8", "accuracy", "accuracy", dataset, at))
-        for at in ("none", "20", "40" if dataset == "mnist" else "50"):
-            network = "the undefended network" if at == "none" else f"T = {at}"
-            made.append(
-                Claim(f"robustness on {name}, {network} (% of the features)", "V-D, Figure 10", "robustness", "robustness", dataset, at)
-            )
-    for at in ("1", "20"):
-        made.append(Claim(f"confidence on CIFAR10, T = {at} (%)", "V-D, Table III", "confidence", "confidence", "cifar10", at))
-    for at in ("1", "20", "40"):
-        made.append(Claim(f"mean largest probability at its own T on CIFAR10, T = {at} (%)", "V-D", "confidence", "maximum", "cifar10", at))
-    made.append(Claim("JSMA success with smoothed labels on MNIST (%)", "V-B", "confidence", "smoothing", "mnist", "none"))
-    for at in ("none", "20", "100"):
-        network = "the undefended network" if at == "none" else f"T = {at}"
-        made.append(
-            Claim(
-                f"images with mean gradient below 1e-40 on CIFAR10, {network} (%)", "V-D, Figure 9", "gradients", "amplitude", "cifar10", at
-            )
-        )
+    for dataset in ("mnist", "cifar10"):
+        for measure, (text, unit, section, chapter) in kinds.items():
+            temperatures = list(comparison.reported(SOURCES[measure][0], dataset, SOURCES[measure][1]))
+            if measure == "rise":  # what section V-D says in words
+                temperatures = {"mnist": ["20"], "cifar10": ["50"]}[dataset]
+            for at in comparison.in_order(temperatures):
+                network = "the undefended network" if at == "none" else f"T = {at}"
+                short = at in SHORT.get(measure, (at,))
+                made.append(
+                    Claim(f"{text.format(comparison.title(dataset), network)} ({unit})", section, chapter, measure, dataset, at, short)
+                )
     return made
 
 
@@ -96,36 +106,65 @@ def judge(rows: dict[str, pd.DataFrame]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a claim: ``claim``, ``section``, ``chapter``, ``paper``, ``ours``, ``low``, ``high``, ``n``,
-        ``profile``, ``record``, ``verdict``.
+        A row a claim: ``claim``, ``section``, ``chapter``, ``measure``, ``dataset``, ``temperature``, ``short``, ``paper``, ``ours``, ``low``,
+        ``high``, ``n``, ``profile``, ``record``, ``verdict``.
     """
     tables = _tables(rows)
     judged = []
     for claim in CLAIMS:
-        said = _said(claim)
         table = tables.get(claim.measure, pd.DataFrame())
-        row = {"claim": claim.text, "section": claim.section, "chapter": claim.chapter, "paper": said.value}
         found = _first(table, claim.dataset, claim.temperature)
+        row = {"claim": claim.text, "section": claim.section, "chapter": claim.chapter, "measure": claim.measure, "dataset": claim.dataset,
+               "temperature": claim.temperature, "short": claim.short, "paper": _said(claim).value}  # fmt: skip
         if found is None or math.isnan(found["ours"]):
-            judged.append(
-                {
-                    **row,
-                    "ours": math.nan,
-                    "low": math.nan,
-                    "high": math.nan,
-                    "n": 0,
-                    "profile": "",
-                    "record": "",
-                    "verdict": "not on record",
-                }
-            )
+            nothing = {"ours": math.nan, "low": math.nan, "high": math.nan, "n": 0, "profile": "", "record": ""}
+            judged.append({**row, **nothing, "verdict": "not on record"})
             continue
-        ours = Estimate(found["ours"], found["low"], found["high"], int(found["n"]), int(found["n"]))
         judged.append({
-            **row, "ours": ours.value, "low": ours.low, "high": ours.high, "n": ours.n, "profile": found["profile"], "record": found["record"],
-            "verdict": found["verdict"] if claim.measure in ("success", "accuracy") else comparison.verdict(said, ours, **_changes(claim, table, found, ours)),
+            **row, "ours": found["ours"], "low": found["low"], "high": found["high"], "n": int(found["n"]), "profile": found["profile"],
+            "record": found["record"], "verdict": _verdict(claim, table, found),
         })  # fmt: skip
     return pd.DataFrame(judged)
+
+
+def verdicts(rows: dict[str, pd.DataFrame], measure: str) -> dict[tuple[str, str, str], str]:
+    """The verdict on every number of one measure, of each recipe that is on record, by the rule of `judge`.
+
+    Parameters
+    ----------
+    rows : dict of str to DataFrame
+        As for `judge`; the kind that the measure needs is enough.
+    measure : str
+        Of `SOURCES`.
+
+    Returns
+    -------
+    dict
+        By profile, data set and temperature; without those of which the paper has no number, or we none.
+
+    Raises
+    ------
+    ValueError
+        If the measure is unknown.
+    """
+    if measure not in SOURCES:
+        raise ValueError(f"measure is {measure!r}; allowed are {', '.join(SOURCES)}")
+    table = _tables(rows).get(measure, pd.DataFrame())
+    out = {}
+    for claim in CLAIMS:
+        if claim.measure == measure and len(table):
+            own = table[(table["dataset"] == claim.dataset) & (table["temperature"] == claim.temperature) & table["ours"].notna()]
+            for _, found in own.iterrows():
+                out[str(found["profile"]), claim.dataset, claim.temperature] = _verdict(claim, table, found)
+    return out
+
+
+def _verdict(claim: Claim, table: pd.DataFrame, found: pd.Series) -> str:
+    """The verdict on a claim, of the row of its measure's table that was found for it."""
+    if claim.measure in ("success", "accuracy"):
+        return str(found["verdict"])
+    ours = Estimate(found["ours"], found["low"], found["high"], int(found["n"]), int(found["n"]))
+    return comparison.verdict(_said(claim), ours, **_changes(claim, table, found, ours))
 
 
 def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -133,9 +172,11 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     if len(rows.get("attack", ())):
         attacks = analysis.paper_attack(rows["attack"])
-        tables["success"] = comparison.success_table(attacks).assign(n=lambda t: t["attacks"])
-        robust = analysis.robustness_table(attacks)
-        tables["robustness"] = robust[robust["reading"] == "capped"].assign(n=lambda t: t["images"])
+        if attacks["role"].isin(comparison.USED).any():
+            tables["success"] = comparison.success_table(attacks).assign(n=lambda t: t["attacks"])
+            robust = analysis.robustness_table(attacks)
+            tables["robustness"] = robust[robust["reading"] == "capped"].assign(n=lambda t: t["images"])
+            tables["rise"] = _rises(tables["robustness"])
         control = [
             {"profile": profile, "dataset": dataset, "temperature": "none", "ours": rate.value, "low": rate.low,
              "high": rate.high, "n": rate.n, "record": group["record"].iloc[0]}
@@ -155,8 +196,22 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         tables["maximum"] = confidence.assign(ours=middle, low=middle - error, high=middle + error)
     if len(rows.get("sensitivity", ())):
         bins = analysis.amplitude_table(rows["sensitivity"])
-        tables["amplitude"] = bins[(bins["bin"] == 0) & (bins["arithmetic"] == "float32")].assign(n=lambda t: t["images"])
+        bins = bins[bins["arithmetic"] == "float32"].assign(n=lambda t: t["images"])
+        tables["amplitude"], tables["steep"] = (bins[bins["bin"] == number] for number in (bins["bin"].min(), bins["bin"].max()))
     return tables
+
+
+def _rises(robustness: pd.DataFrame) -> pd.DataFrame:
+    """How far robustness lies above the undefended network's, in percent of it; the interval is of independent estimates."""
+    start = robustness[robustness["temperature"] == "none"].set_index(["profile", "dataset"])
+    here = pd.MultiIndex.from_frame(robustness[["profile", "dataset"]])
+    before = start.reindex(here).reset_index(drop=True)
+    own = robustness.reset_index(drop=True)
+    return own.assign(
+        ours=100 * (own["ours"] / before["ours"] - 1),
+        low=100 * (own["low"] / before["high"] - 1),
+        high=100 * (own["high"] / before["low"] - 1),
+    )
 
 
 def _first(table: pd.DataFrame, dataset: str, temperature: str) -> pd.Series | None:
@@ -174,10 +229,18 @@ def _said(claim: Claim, temperature: str | None = None) -> Estimate:
     """
     at = temperature or claim.temperature
     figure, quantity = SOURCES[claim.measure]
-    value = comparison.reported(figure, claim.dataset, quantity)["none" if claim.measure == "smoothing" else at]
+    said = comparison.reported(figure, claim.dataset, quantity)
+    value = said[at]
+    if claim.measure == "rise":
+        error, first = (comparison.reading_error(figure, claim.dataset, t) for t in (at, "none"))
+        middle, low, high = (
+            100 * (after / before - 1)
+            for after, before in ((value, said["none"]), (value - error, said["none"] + first), (value + error, said["none"] - first))
+        )
+        return Estimate(middle, low, high, 0, 0)
     if claim.measure == "maximum":
         value *= 100  # a fraction there
-    if claim.measure in ("accuracy", "robustness", "amplitude"):
+    if claim.measure in ("accuracy", "robustness", "amplitude", "steep"):
         error = comparison.reading_error(figure, claim.dataset, at)
         return Estimate(value, value - error, value + error, 0, 0)
     n = comparison.TARGETS if claim.measure in ("success", "smoothing") else comparison.TEST_IMAGES
@@ -187,7 +250,7 @@ def _said(claim: Claim, temperature: str | None = None) -> Estimate:
 def _changes(claim: Claim, table: pd.DataFrame, found: pd.Series, ours: Estimate) -> dict:
     """The paper's change and ours against the undefended network, or where the paper has none against T = 1."""
     base = "1" if claim.measure in ("confidence", "maximum") else "none"
-    if claim.measure == "smoothing" or claim.temperature == base:
+    if claim.measure in ("smoothing", "rise") or claim.temperature == base:
         return {}
     own = table[table["profile"] == found["profile"]]
     before = own[(own["dataset"] == claim.dataset) & (own["temperature"] == base)]

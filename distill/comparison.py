@@ -163,7 +163,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
             if name == "none" or plain.empty:
                 rows.append({**row, **_both(None, None), "verdict": NOTHING if name == "none" else NO_PLAIN})
                 continue
-            ours = _paired_change(plain.iloc[0], network)
+            ours = paired_change(plain.iloc[0], network)
             paper = None
             if name in said:
                 # The paper does not say which images changed: as for two independent shares of its test images, and read off a bar.
@@ -241,8 +241,14 @@ def one_of_each(rows: pd.DataFrame, what: str, *further: str) -> None:
         )
 
 
-def _paired_change(plain: pd.Series, student: pd.Series) -> Estimate:
-    """Change of accuracy in points over the same test images, with a normal interval of the paired difference."""
+def paired_change(plain: pd.Series, student: pd.Series) -> Estimate:
+    """Change of accuracy in points over the same test images, with a normal interval of the paired difference.
+
+    Parameters
+    ----------
+    plain, student : Series
+        Of kind "model": two networks that were tested on the same images.
+    """
     n = int(student["test_images"])
     before, after = (np.unpackbits(np.frombuffer(row["right_bits"], np.uint8), count=n).astype(float) for row in (plain, student))
     change = 100 * (after - before)
@@ -266,17 +272,19 @@ def _both(paper: Estimate | None, ours: Estimate | None) -> dict[str, float]:
     return {"paper": p.value, "paper_low": p.low, "paper_high": p.high, "ours": o.value, "low": o.low, "high": o.high}
 
 
-def fullest(table: pd.DataFrame) -> dict[str, str]:
+def fullest(table: pd.DataFrame, by: str = "temperature") -> dict[str, str]:
     """For each data set the profile to draw as one line: that with the most temperatures, and of equals the paper's recipe.
 
     Parameters
     ----------
     table : DataFrame
-        With columns ``dataset``, ``profile`` and ``temperature``.
+        With columns ``dataset``, ``profile`` and that of `by`.
+    by : str
+        The column whose different values are counted instead of temperatures.
     """
     found: dict[str, str] = {}
     for dataset, rows in table.groupby("dataset", sort=False):
-        counts = rows.groupby("profile", sort=False)["temperature"].nunique()
+        counts = rows.groupby("profile", sort=False)[by].nunique()
         found[str(dataset)] = max(counts.index, key=lambda name: (counts[name], name == "paper"))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -47,6 +48,10 @@ READINGS = {
     "median": "median, failed attacks above all others",
     "exact": "exact arithmetic, no budget",
 }
+
+
+NO_VERDICTS: Mapping[tuple[str, str, str], str] = MappingProxyType({})
+NOTHING = comparison.NOTHING
 
 
 def success(table: pd.DataFrame) -> Figure:
@@ -503,6 +508,52 @@ def ablations(table: pd.DataFrame) -> Figure:
     return figure
 
 
+TOGETHER = {  # of `analysis.teacher_table`: the network's role, the variant, and what a reader is told
+    ("student", "float32"): "student: the defence",
+    ("teacher", "float32"): "teacher alone: hard labels at T",
+    ("student", "exact"): "student, exact arithmetic",
+    ("teacher", "exact"): "teacher alone, exact arithmetic",
+}
+
+
+def teachers(table: pd.DataFrame) -> Figure:
+    """The attack on each student and on the teacher it was distilled from, against temperature.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.teacher_table`, of one profile a data set.
+    """
+    figure, panels = panels_of(table)
+    for axes, (dataset, rows) in zip(panels, table.groupby("dataset", sort=False), strict=True):
+        names = comparison.in_order(set(rows["temperature"]))
+        paper_line(axes, comparison.reported("fig7", str(dataset)), names)
+        for number, ((role, arithmetic), text) in enumerate(TOGETHER.items()):
+            interval_line(axes, rows[rows["variant"] == arithmetic], names, shift=0.1 * (number % 2), columns=(role, f"{role}_low", f"{role}_high"), label=text,
+                  marker=MARKERS[number], linestyle="-" if role == "student" else ":", color=COLOURS[0 if arithmetic == "float32" else 2])  # fmt: skip
+        temperature_axis(axes, names)
+        axes.set(title=comparison.title(str(dataset)), ylim=(-4, 104))
+    panels[0].set_ylabel("JSMA success rate (%)")
+    legend_below(figure, panels[0], columns=2)
+    return figure
+
+
+def teacher_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.teacher_table` as a reader sees it: a row a temperature, both arithmetics side by side."""
+    lines = []
+    for (profile, dataset, temperature), pair in table.groupby(["profile", "dataset", "temperature"], sort=False):
+        line = {"data set": comparison.title(str(dataset)), "training": RECIPES.get(profile, profile), "T": temperature}
+        for _, row in pair.iterrows():
+            where, digits = {"float32": ("", 2), "exact": (", exact", 1)}[row["variant"]]
+            line |= {
+                f"teacher{where} (%)": metrics.interval_text(row["teacher"], row["teacher_low"], row["teacher_high"], digits),
+                f"student{where} (%)": metrics.interval_text(row["student"], row["student_low"], row["student_high"], digits),
+                f"change{where} (points)": metrics.interval_text(row["change"], row["change_low"], row["change_high"], digits, sign=True),
+            }
+        lines.append(line | {"images": _images_met(pair.set_index("variant")["images"].rename(SHORT))})
+    return pd.DataFrame(lines).fillna("–")
+
+
 def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy on the training batches, epoch by epoch, a line a network.
 
@@ -633,8 +684,8 @@ def seed_text(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
-    """`analysis.robustness_table` as a reader sees it, one column a reading."""
+def robustness_text(table: pd.DataFrame, verdicts: Mapping[tuple[str, str, str], str] = NO_VERDICTS) -> pd.DataFrame:
+    """`analysis.robustness_table` as a reader sees it, one column a reading, and the verdict on the first, of `claims.verdicts`."""
     rows = []
     for (profile, dataset, temperature), group in table.groupby(["profile", "dataset", "temperature"], sort=False):
         readings = group.set_index("reading")
@@ -646,22 +697,34 @@ def robustness_text(table: pd.DataFrame) -> pd.DataFrame:
             if reading in readings.index:
                 value, low, high = (float(readings.loc[reading, column]) for column in ("ours", "low", "high"))
                 row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
+            if reading == "capped" and verdicts:
+                row["verdict on that"] = verdicts.get((str(profile), str(dataset), str(temperature)), NOTHING)
         row["images"] = _images_met(readings["attacked"].rename({name: text.split(",")[0] for name, text in READINGS.items()}))
         row["broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def confidence_text(table: pd.DataFrame) -> pd.DataFrame:
-    """`analysis.confidence_table` as a reader sees it."""
+def confidence_text(
+    table: pd.DataFrame,
+    verdicts: Mapping[tuple[str, str, str], str] = NO_VERDICTS,
+    of_maximum: Mapping[tuple[str, str, str], str] = NO_VERDICTS,
+) -> pd.DataFrame:
+    """`analysis.confidence_table` as a reader sees it; the verdicts are of `claims.verdicts`, on confidence and on the largest probability."""
+    of_students = [
+        (p, d, t) if r == "student" else ("", "", "")
+        for p, d, r, t in zip(table["profile"], table["dataset"], table["role"], table["temperature"], strict=True)
+    ]
     return pd.DataFrame({
         "data set": [comparison.title(d) for d in table["dataset"]],
         "training": [RECIPES.get(p, p) for p in table["profile"]],
         "network": table["role"], "T": table["temperature"],
         "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
         "confidence (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
+        **({"verdict": [verdicts.get(key, NOTHING) for key in of_students]} if verdicts else {}),
         "largest probability at its T: paper": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper_maximum"]],
         "ours": [f"{v:.2f}" for v in table["maximum"]],
+        **({"verdict on that": [of_maximum.get(key, NOTHING) for key in of_students]} if of_maximum else {}),
         "probability exactly 1 in float32": [f"{v:.1%}" for v in table["certain"]],
         "gap of the two largest logits": [f"{v:.1f}" for v in table["gap"]],
         "L1 norm of the logits": [f"{v:.0f}" for v in table["logit_l1"]],
@@ -688,6 +751,16 @@ def ablation_text(table: pd.DataFrame) -> pd.DataFrame:
         "in exact arithmetic (%)": cells("exact", "exact_low", "exact_high", 1),
         "images (the paper's attack)": table["images"],
     })  # fmt: skip
+
+
+def claims_count(table: pd.DataFrame) -> pd.DataFrame:
+    """How many of the paper's numbers got which verdict, a row a figure or section and data set of `claims.judge`."""
+    own = table.assign(dataset=table["dataset"].map(comparison.title))
+    counts = own.groupby(["section", "dataset"], sort=False)["verdict"].value_counts().unstack(fill_value=0)
+    columns = [name for name in (comparison.REPRODUCED, comparison.DIRECTION, comparison.NOT, "not on record") if name in counts]
+    counts = counts[columns].reindex(pd.MultiIndex.from_frame(own[["section", "dataset"]].drop_duplicates()))
+    counts.insert(0, "numbers", counts.sum(axis=1))
+    return counts.reset_index().rename(columns={"dataset": "data set"}).rename_axis(columns=None)
 
 
 def claims_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -128,4 +128,4 @@ def interval_text(value: float, low: float, high: float, digits: int = 1, sign: 
     if math.isnan(low) or math.isnan(high):  # one cluster has no spread
         return f"{form.format(value)}\N{NO-BREAK SPACE}[–]".replace("-", "\N{MINUS SIGN}")
     numbers = [form.format(0.0 if round(number, digits) == 0 else number) for number in (value, low, high)]  # no "-0.0"
-    return "{}\N{NO-BREAK SPACE}[{},\N{NO-BREAK SPACE}{}]".format(*numbers).replace("-", "\N{MINUS SIGN}")
+    return "{}\N{NO-BREAK SPACE}[{},\N{NO-BREAK SPACE}{}]".format(*numbers).replace("-", "\N{MINUS SIGN}").replace("inf", "\N{INFINITY}")

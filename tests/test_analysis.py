@@ -42,6 +42,9 @@ def test_what_an_experiment_of_the_papers_size_would_have_measured():
     assert (row["ours"], row["whole"], row["of"], row["paper"]) == (100.0, 50.0, 200, 0.45)
     wanted = scipy.stats.hypergeom(200, 100, 100).ppf([0.025, 0.975])
     assert (row["least"], row["most"]) == pytest.approx(wanted, abs=0.01) and not row["within"]
+    printed = rows([1] * 13 + [None] * 887, temperature=50.0, targets=9)  # the paper prints 1.45 % for what can only be 13 of 900
+    (row,) = analysis.paper_sized(printed).to_dict("records")
+    assert (row["paper"], row["least"], row["most"]) == pytest.approx((1.45, 1300 / 900, 1300 / 900)) and row["within"]
     rare = [1, None, None] + [None] * 597
     (row,) = analysis.paper_sized(rows(rare)).to_dict("records")
     assert (row["least"], row["most"]) == pytest.approx((0, 100 / 300)) and not row["within"]
@@ -249,6 +252,52 @@ def test_paper_has_a_value_for_every_claim_and_there_are_twenty_or_more():
     assert set(nothing["verdict"]) == {"not on record"} and nothing["paper"].notna().all()
 
 
+def test_every_number_of_the_figures_judged_is_a_claim_and_the_short_list_is_a_part_of_it():
+    of_measure = pd.DataFrame([vars(claim) for claim in claims.CLAIMS]).groupby(["measure", "dataset"])["temperature"].agg(set)
+    assert len(claims.CLAIMS) > 80 and any(claim.short for claim in claims.CLAIMS) and not all(claim.short for claim in claims.CLAIMS)
+    for measure, (figure, quantity) in claims.SOURCES.items():
+        for dataset in ("mnist", "cifar10"):
+            said = comparison.reported(figure, dataset, quantity)
+            if measure != "rise" and len(said):
+                assert of_measure[measure, dataset] == set(said)
+
+
+def test_a_rise_of_robustness_is_of_the_undefended_networks():
+    def images(*changed):
+        return [value for value in changed for _ in range(3)]
+
+    attacks = pd.concat([rows(images(8, 12, 10), role="plain", temperature=1.0), rows(images(20, 40, 30), temperature=20.0)])
+    judged = claims.judge({"attack": attacks}).set_index(["measure", "dataset", "temperature"])
+    rise = judged.loc["rise", "mnist", "20"]
+    assert (rise["paper"], rise["ours"]) == pytest.approx((100 * (13.79 / 1.55 - 1), 200))
+    assert rise["low"] < 200 < rise["high"] and rise["verdict"] == comparison.NOT
+    said = claims._said(next(claim for claim in claims.CLAIMS if claim.measure == "rise"))
+    assert said.low == pytest.approx(100 * (13.785 / 1.555 - 1)) and said.high == pytest.approx(100 * (13.795 / 1.545 - 1))
+
+
+def test_chapters_have_the_verdict_of_each_recipe_and_the_first_page_that_of_the_papers():
+    own = pd.concat([rows([4, 4, 4] * 299 + [None] * 36, role="plain", temperature=1.0), rows([None] * 900)])
+    other = pd.concat([rows([4, 4, 4] * 299, role="plain", temperature=1.0), rows([4] * 900)]).assign(profile="paper")
+    both = {"attack": pd.concat([own, other.assign(record=other["record"] + "-paper")])}
+    verdicts = claims.verdicts(both, "success")
+    assert verdicts["quick", "mnist", "100"] == comparison.REPRODUCED and verdicts["paper", "mnist", "100"] == comparison.NOT
+    assert ("quick", "mnist", "20") not in verdicts
+    assert claims.judge(both).set_index("claim").loc["JSMA success on MNIST, T = 100 (%)", ["profile", "verdict"]].tolist() == [
+        "paper",
+        comparison.NOT,
+    ]
+    robust = claims.verdicts({"attack": own}, "robustness")
+    assert robust["quick", "mnist", "none"] == comparison.NOT and len(robust) == 1  # the paper has no value at T = 100
+    text = figures.robustness_text(analysis.robustness_table(own), robust)
+    assert text["verdict on that"].tolist() == [comparison.NOT, comparison.NOTHING]
+    assert "verdict on that" not in figures.robustness_text(analysis.robustness_table(own))
+    assert claims.verdicts({}, "success") == {}
+    with pytest.raises(ValueError, match="measure is 'speed'; allowed are success, level"):
+        claims.verdicts(both, "speed")
+    counted = figures.claims_count(claims.judge({"attack": own}))
+    assert counted["numbers"].sum() == len(claims.CLAIMS) and counted[comparison.REPRODUCED].sum() == 2
+
+
 def test_a_claim_is_judged_by_the_rule():
     attacks = pd.concat([
         rows([4, 4, 4] * 299 + [None] * 36, role="plain", temperature=1.0, targets=3),
@@ -290,8 +339,10 @@ def test_every_published_verdict_leads_to_a_record_that_says_the_same():
             assert claim["low"] <= claim["ours"] <= claim["high"]
         elif claim["claim"].startswith("accuracy"):
             assert claim["ours"] == pytest.approx(100 * table["correct"].item() / table["test_images"].item()) and claim["n"] == 10_000
-        elif claim["claim"].startswith("images with mean gradient"):
+        elif claim["measure"] == "amplitude":
             assert claim["ours"] == pytest.approx(100 * (table["float32_amplitude"] < 1e-40).mean())
+        elif claim["measure"] == "steep":
+            assert claim["ours"] == pytest.approx(100 * (table["float32_amplitude"] >= 1e-3).mean())
         elif claim["claim"].startswith("confidence"):
             assert claim["ours"] == pytest.approx(100 * (table["probability"] * (table["label"] == table["predicted"])).mean(), rel=1e-5)
     assert metrics.CONFIDENCE == 0.95
@@ -343,6 +394,36 @@ def test_smoothed_labels_without_a_temperature_are_shown_with_none():
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["nothing: the undefended network", "smoothed labels, no temperature", "defensive distillation, T = 1"]
     assert figures.ablation_text(table)["T"].tolist() == ["none", "none", "1"]
+
+
+def test_a_student_is_held_against_its_teacher_on_the_images_of_both():
+    attacks = pd.concat([
+        rows([None, None, 8, None, None, None, 4, 4, 4], role="student"),  # the third image was shown to the student alone
+        rows([2, 4, None, None, None, None], role="teacher"),
+        rows([2] * 6, role="student", output="log_softmax"),
+        rows([2] * 6, role="student", temperature=20.0),  # its teacher was not attacked
+        rows([2] * 6, role="plain", temperature=1.0), rows([2] * 6, role="sgd student"), rows([2] * 6, role="teacher", attack_temperature=7.0),
+    ])  # fmt: skip
+    table = analysis.teacher_table(attacks)
+    (row,) = table.to_dict("records")
+    assert (row["temperature"], row["variant"], row["attacks"], row["images"]) == ("100", "float32", 6, 2)
+    assert (row["teacher"], row["student"], row["change"]) == pytest.approx((200 / 6, 100 / 6, -100 / 6))
+    assert row["change_low"] < row["change"] < row["change_high"]
+    assert (row["record"], row["teacher_record"]) == ("student-100-softmax-float32-False", "teacher-100-softmax-float32-False")
+    assert analysis.teacher_table(attacks[:0]).empty
+    with pytest.raises(ValueError, match="several seeds"):
+        analysis.teacher_table(pd.concat([attacks, attacks.assign(seed=1)]))
+    both = pd.concat([attacks, rows([2] * 6, role="teacher", output="log_softmax")])
+    table = analysis.teacher_table(both)
+    text = figures.teacher_text(table)
+    assert text["change (points)"].tolist()[0].startswith("\N{MINUS SIGN}16.67") and text["teacher, exact (%)"].tolist()[0].startswith(
+        "100.0"
+    )
+    (axes,) = figures.teachers(table).axes
+    shown = {line.get_label(): list(line.get_ydata()) for line in axes.lines} | {
+        c.get_label(): list(c.lines[0].get_ydata()) for c in axes.containers
+    }
+    assert shown["teacher alone: hard labels at T"] == pytest.approx([200 / 6]) and shown["paper"] == pytest.approx([0.45])
 
 
 def test_choices_leave_out_the_attacks_of_the_ablations():

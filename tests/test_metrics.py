@@ -205,9 +205,11 @@ def test_figures_and_texts_show_what_the_tables_hold():
     assert "100.0%" in figures.status_text(rows)["ZERO_GRADIENT"].tolist()
 
 
-def test_the_line_drawn_is_of_the_profile_with_the_most_temperatures():
+def test_the_line_drawn_is_of_the_profile_with_the_most_temperatures_or_of_what_is_counted():
     table = pd.DataFrame(
         [("mnist", "paper", "none"), ("mnist", "paper", "100"), ("mnist", "quick", "none"), ("mnist", "quick", "100"), ("mnist", "quick", "20"),
          ("cifar10", "quick", "none"), ("cifar10", "paper", "none")], columns=["dataset", "profile", "temperature"])  # fmt: skip
     assert comparison.fullest(table) == {"mnist": "quick", "cifar10": "paper"}
     assert comparison.fullest(table[:0]) == {}
+    ways = table.assign(role=["plain", "teacher", "plain", "teacher", "teacher", "plain", "plain"])
+    assert comparison.fullest(ways, "role") == {"mnist": "paper", "cifar10": "paper"}
