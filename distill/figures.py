@@ -51,7 +51,6 @@ READINGS = {
 
 
 NO_VERDICTS: Mapping[tuple[str, str, str], str] = MappingProxyType({})
-NOTHING = comparison.NOTHING
 
 
 def success(table: pd.DataFrame) -> Figure:
@@ -696,9 +695,9 @@ def robustness_text(table: pd.DataFrame, verdicts: Mapping[tuple[str, str, str],
             row[f"{text} (%)"] = "–"
             if reading in readings.index:
                 value, low, high = (float(readings.loc[reading, column]) for column in ("ours", "low", "high"))
-                row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2)
+                row[f"{text} (%)"] = metrics.interval_text(value, low, high, 2).replace("\N{NO-BREAK SPACE}[", " [")  # many columns
             if reading == "capped" and verdicts:
-                row["verdict on that"] = verdicts.get((str(profile), str(dataset), str(temperature)), NOTHING)
+                row["verdict on that"] = verdicts.get((str(profile), str(dataset), str(temperature)), "–")
         row["images"] = _images_met(readings["attacked"].rename({name: text.split(",")[0] for name, text in READINGS.items()}))
         row["broken"] = f"{readings.loc['capped', 'broken']:,}" if "capped" in readings.index else "–"
         rows.append(row)
@@ -710,26 +709,42 @@ def confidence_text(
     verdicts: Mapping[tuple[str, str, str], str] = NO_VERDICTS,
     of_maximum: Mapping[tuple[str, str, str], str] = NO_VERDICTS,
 ) -> pd.DataFrame:
-    """`analysis.confidence_table` as a reader sees it; the verdicts are of `claims.verdicts`, on confidence and on the largest probability."""
+    """Confidence of `analysis.confidence_table` as a reader sees it; the verdicts are of `claims.verdicts`, on confidence and on the largest probability."""
     of_students = [
         (p, d, t) if r == "student" else ("", "", "")
         for p, d, r, t in zip(table["profile"], table["dataset"], table["role"], table["temperature"], strict=True)
     ]
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "network": table["role"], "T": table["temperature"],
+        **_named(table),
         "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
         "confidence (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
-        **({"verdict": [verdicts.get(key, NOTHING) for key in of_students]} if verdicts else {}),
+        **({"verdict": [verdicts.get(key, "–") for key in of_students]} if verdicts else {}),
         "largest probability at its T: paper": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper_maximum"]],
         "ours": [f"{v:.2f}" for v in table["maximum"]],
-        **({"verdict on that": [of_maximum.get(key, NOTHING) for key in of_students]} if of_maximum else {}),
-        "probability exactly 1 in float32": [f"{v:.1%}" for v in table["certain"]],
-        "gap of the two largest logits": [f"{v:.1f}" for v in table["gap"]],
-        "L1 norm of the logits": [f"{v:.0f}" for v in table["logit_l1"]],
+        **({"verdict on that": [of_maximum.get(key, "–") for key in of_students]} if of_maximum else {}),
         "test images": [f"{n:,}" for n in table["images"]],
     })  # fmt: skip
+
+
+def logits_text(table: pd.DataFrame) -> pd.DataFrame:
+    """What makes the confidence of `analysis.confidence_table`, as a reader sees it: how large the logits are."""
+    return pd.DataFrame({
+        **_named(table),
+        "probability exactly 1 in float32": [f"{v:.1%}" for v in table["certain"]],
+        "gap of the two largest logits": [f"{v:.1f}" for v in table["gap"]],
+        "L1 norm of the logits": [f"{v:,.0f}" for v in table["logit_l1"]],
+        "test images": [f"{n:,}" for n in table["images"]],
+    })  # fmt: skip
+
+
+def _named(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns that say of which network a row is, teachers among them."""
+    return {
+        "data set": [comparison.title(d) for d in table["dataset"]],
+        "training": [RECIPES.get(p, p) for p in table["profile"]],
+        "network": [str(r) for r in table["role"]],
+        "T": [str(t) for t in table["temperature"]],
+    }
 
 
 def ablation_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -275,6 +275,18 @@ def test_a_rise_of_robustness_is_of_the_undefended_networks():
     assert said.low == pytest.approx(100 * (13.785 / 1.555 - 1)) and said.high == pytest.approx(100 * (13.795 / 1.545 - 1))
 
 
+def test_confidence_and_what_makes_it_are_two_tables_of_the_same_networks():
+    table = pd.DataFrame([
+        {"profile": "quick", "dataset": "cifar10", "role": role, "temperature": "1", "paper": paper, "ours": 71.0, "low": 70.0, "high": 72.0, "paper_maximum": paper / 100,
+         "maximum": 0.93, "certain": 0.25, "gap": 1.85, "logit_l1": 4511.7, "images": 10_000} for role, paper in (("teacher", math.nan), ("student", 71.85))
+    ])  # fmt: skip
+    text = figures.confidence_text(table, {("quick", "cifar10", "1"): comparison.REPRODUCED}, {("quick", "cifar10", "1"): comparison.NOT})
+    assert text["verdict"].tolist() == ["–", comparison.REPRODUCED] and text["verdict on that"].tolist() == ["–", comparison.NOT]
+    assert text["paper (%)"].tolist() == ["–", "71.85"] and "verdict" not in figures.confidence_text(table)
+    logits = figures.logits_text(table)
+    assert logits["L1 norm of the logits"].tolist() == ["4,512"] * 2 and logits[["network", "T"]].equals(text[["network", "T"]])
+
+
 def test_chapters_have_the_verdict_of_each_recipe_and_the_first_page_that_of_the_papers():
     own = pd.concat([rows([4, 4, 4] * 299 + [None] * 36, role="plain", temperature=1.0), rows([None] * 900)])
     other = pd.concat([rows([4, 4, 4] * 299, role="plain", temperature=1.0), rows([4] * 900)]).assign(profile="paper")
@@ -289,7 +301,7 @@ def test_chapters_have_the_verdict_of_each_recipe_and_the_first_page_that_of_the
     robust = claims.verdicts({"attack": own}, "robustness")
     assert robust["quick", "mnist", "none"] == comparison.NOT and len(robust) == 1  # the paper has no value at T = 100
     text = figures.robustness_text(analysis.robustness_table(own), robust)
-    assert text["verdict on that"].tolist() == [comparison.NOT, comparison.NOTHING]
+    assert text["verdict on that"].tolist() == [comparison.NOT, "–"]
     assert "verdict on that" not in figures.robustness_text(analysis.robustness_table(own))
     assert claims.verdicts({}, "success") == {}
     with pytest.raises(ValueError, match="measure is 'speed'; allowed are success, level"):
