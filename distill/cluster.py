@@ -98,11 +98,14 @@ def _begin_process(threads: int) -> None:
 def _end_processes(pool: ProcessPoolExecutor) -> None:
     """Drop the runs that are queued and end the processes that compute others: what those had begun is kept."""
     processes = list((pool._processes or {}).values())  # Python 3.14 has terminate_workers for this
+    watcher = pool._executor_manager_thread
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
     for process in processes:
         process.join()
+    if watcher:  # of two threads that wait for one process, one may return before the process is known to have ended
+        watcher.join()  # type: ignore[attr-defined]
 
 
 def _depth(config: Config) -> int:

@@ -73,7 +73,7 @@ def test_chapter_is_committed_executed_and_clean(chapter):
 def test_the_quick_profile_redraws_what_it_computes_and_keeps_the_rest():
     kept = set(plans.STAGES) - set(plans.profile("quick").computes)
     needs = {path.stem for path in CHAPTERS if any(f'"{stage}"' in path.read_text().replace("\\", "") for stage in kept)}
-    showing_what_there_is, of_other_things = {"index", "networks"}, {"fashion", "costs"}
+    showing_what_there_is, of_other_things = {"index", "networks", "robustness"}, {"fashion", "costs"}
     assert set(build.COSTLY) == needs - showing_what_there_is | of_other_things
 
 
