@@ -576,12 +576,17 @@ def training_curves(history: dict[str, pd.DataFrame]) -> Figure:
 # --- tables as a reader sees them --------------------------------------------------------------------------
 
 
-def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
-    """`comparison.success_table` as a reader sees it, with the clean accuracy of each network."""
-    clean = {
+def clean_accuracy(networks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """Test accuracy of the networks that are attacked, as a reader sees it, by profile, data set and temperature; of rows of kind "model"."""
+    return {
         (row["profile"], row["dataset"], comparison.label(row["role"], row["temperature"])): f"{row['accuracy']:.2%}"
         for _, row in networks[networks["role"].isin(comparison.USED)].iterrows()
     }
+
+
+def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """`comparison.success_table` as a reader sees it, with the clean accuracy of each network."""
+    clean = clean_accuracy(networks)
     return pd.DataFrame({
         "data set": [comparison.title(d) for d in table["dataset"]],
         "training": [RECIPES.get(p, p) for p in table["profile"]],
@@ -648,10 +653,12 @@ def _images_met(counts: pd.Series) -> str:
     return "; ".join([f"{usual:,}", *(f"{', '.join(others.index[others == n])}: {n:,}" for n in others.unique())])
 
 
-def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> pd.DataFrame:
+def split_short(
+    table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT, clean: Mapping[tuple[str, str, str], str] = MappingProxyType({})
+) -> pd.DataFrame:
     """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval.
 
-    ``images`` is of `_images_met`.
+    ``images`` is of `_images_met`; with `clean_accuracy` given there is a column of it.
     """
     own = table[table["role"].isin(comparison.USED) & table["variant"].isin(shown)]
     keys = ["profile", "dataset", "temperature"]
@@ -663,6 +670,10 @@ def split_short(table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT) -> p
     wide = wide.reindex(pd.MultiIndex.from_frame(own[keys].drop_duplicates()))  # in the table's order
     wide = wide.reindex(columns=[variant for variant in shown if variant in wide]).fillna("–").reset_index()
     wide.insert(3, "images", [counts[key] for key in zip(wide["profile"], wide["dataset"], wide["temperature"], strict=True)])
+    if clean:
+        wide.insert(
+            3, "clean accuracy", [clean.get(key, "–") for key in zip(wide["profile"], wide["dataset"], wide["temperature"], strict=True)]
+        )
     wide["profile"] = [RECIPES.get(p, p) for p in wide["profile"]]
     wide["dataset"] = [comparison.title(d) for d in wide["dataset"]]
     wide = wide.rename(columns={"profile": "training", "dataset": "data set", "temperature": "T", **SHORT})

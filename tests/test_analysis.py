@@ -165,6 +165,14 @@ def test_tables_keep_the_order_of_temperatures_where_recipes_have_different_ones
     assert figures.split_short(analysis.split_table(attacks))["T"].tolist() == expected
     fewer = rows([4] * 3, output="logits").assign(record="fewer")
     short = figures.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer])))
+    network = pd.DataFrame(
+        [
+            {"profile": "quick", "dataset": "mnist", "role": role, "temperature": 100.0, "accuracy": share}
+            for role, share in (("student", 0.9916), ("teacher", 0.9925))
+        ]
+    )
+    beside = figures.split_short(analysis.split_table(rows([4, None] * 3)), clean=figures.clean_accuracy(network))
+    assert beside["clean accuracy"].tolist() == ["99.16%"] and "clean accuracy" not in short  # the student's, not its teacher's
     assert short["images"].tolist() == [f"2; {figures.SHORT['logits']}: 1"] and len(short) == 1
     most = figures.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer, rows([4] * 3, precision="float64")])))
     assert most["images"].tolist() == [f"1; {figures.SHORT['float32']}: 2"]  # two of three met one image
