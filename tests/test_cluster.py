@@ -69,6 +69,8 @@ if __name__ == "__mp_main__":
 from distill import cli, training
 training.RECIPES["smoke", "mnist"] = training.Recipe("smoke", 0.3, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64)
 if __name__ == "__main__":
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may have had it ignored
     sys.exit(cli.main(sys.argv[1:]))
 """
 
