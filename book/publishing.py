@@ -25,6 +25,8 @@ CITATION = "CITATION.cff"
 CARD = "_static/card.png"
 ICON = re.compile(r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')  # name, aliases
 
+SEARCHING = re.compile(r'\s*<script src="[^"]*\b(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
+
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
@@ -122,11 +124,19 @@ def describe(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
 
 
 def lighten(app: Sphinx, exception: Exception | None) -> None:
-    """Keep of the theme's 2,000 icons, 1.4 MB that every page would load, the ones that the site shows."""
+    """Take from every page what the theme would have it load and it does not use.
+
+    Of the theme's 2,000 icons (1.4 MB) those stay that the site shows; the words of the search, which the theme loads for
+    results while one types even where that is off, stay on the page of the search.
+    """
     script = Path(app.outdir, "_static", "scripts", "fontawesome.js")
     if exception or not script.exists():
         return
-    pages = [*Path(app.outdir).rglob("*.html"), *(path for path in Path(app.outdir, "_static").rglob("*.js") if path != script)]
-    shown = {name for path in pages for name in re.findall(r"\bfa-([a-z0-9-]+)", path.read_text(encoding="utf-8"))}
+    pages = list(Path(app.outdir).rglob("*.html"))
+    for page in pages if not app.config.html_theme_options.get("search_as_you_type") else []:
+        if page.name != "search.html":
+            page.write_text(SEARCHING.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
+    texts = [*pages, *(path for path in Path(app.outdir, "_static").rglob("*.js") if path != script)]
+    shown = {name for path in texts for name in re.findall(r"\bfa-([a-z0-9-]+)", path.read_text(encoding="utf-8"))}
     kept = ICON.sub(lambda icon: icon[0] if shown & {icon[1], *re.findall(r'"([^"]+)"', icon[2])} else "", script.read_text(encoding="utf-8"))
     script.write_text(kept, encoding="utf-8")

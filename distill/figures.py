@@ -48,9 +48,11 @@ READINGS = {
     "median": "median, failed attacks above all others",
     "exact": "exact arithmetic, no budget",
 }
+# success and features changed where it succeeded, percent, on MNIST's test set (Papernot et al. 2016, "The limitations ...")
+JSMA_PAPER = (97.05, 4.02)
+LOW_BINS = 7  # of Figure 9's ten, those below 1e-10
 
-
-NO_VERDICTS: Mapping[tuple[str, str, str], str] = MappingProxyType({})
+NOTHING_SAID: Mapping[tuple[str, str, str], str] = MappingProxyType({})
 
 
 def success(table: pd.DataFrame) -> Figure:
@@ -654,7 +656,7 @@ def _images_met(counts: pd.Series) -> str:
 
 
 def split_short(
-    table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT, clean: Mapping[tuple[str, str, str], str] = MappingProxyType({})
+    table: pd.DataFrame, shown: Sequence[str] = analysis.SPLIT, clean: Mapping[tuple[str, str, str], str] = NOTHING_SAID
 ) -> pd.DataFrame:
     """`analysis.split_table` with a row a network and a column an arithmetic, those ``shown``: success with its interval.
 
@@ -694,7 +696,7 @@ def seed_text(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def robustness_text(table: pd.DataFrame, verdicts: Mapping[tuple[str, str, str], str] = NO_VERDICTS) -> pd.DataFrame:
+def robustness_text(table: pd.DataFrame, verdicts: Mapping[tuple[str, str, str], str] = NOTHING_SAID) -> pd.DataFrame:
     """`analysis.robustness_table` as a reader sees it, one column a reading, and the verdict on the first, of `claims.verdicts`."""
     rows = []
     for (profile, dataset, temperature), group in table.groupby(["profile", "dataset", "temperature"], sort=False):
@@ -717,8 +719,8 @@ def robustness_text(table: pd.DataFrame, verdicts: Mapping[tuple[str, str, str],
 
 def confidence_text(
     table: pd.DataFrame,
-    verdicts: Mapping[tuple[str, str, str], str] = NO_VERDICTS,
-    of_maximum: Mapping[tuple[str, str, str], str] = NO_VERDICTS,
+    verdicts: Mapping[tuple[str, str, str], str] = NOTHING_SAID,
+    of_maximum: Mapping[tuple[str, str, str], str] = NOTHING_SAID,
 ) -> pd.DataFrame:
     """Confidence of `analysis.confidence_table` as a reader sees it; the verdicts are of `claims.verdicts`, on confidence and on the largest probability."""
     of_students = [
@@ -777,6 +779,104 @@ def ablation_text(table: pd.DataFrame) -> pd.DataFrame:
         "in exact arithmetic (%)": cells("exact", "exact_low", "exact_high", 1),
         "images (the paper's attack)": table["images"],
     })  # fmt: skip
+
+
+def undefended_text(
+    attacks: pd.DataFrame, networks: pd.DataFrame, verdicts: Mapping[tuple[str, str, str], str] = NOTHING_SAID
+) -> pd.DataFrame:
+    """The paper's attack on the undefended networks: success and features changed, with the clean accuracy of each.
+
+    Parameters
+    ----------
+    attacks, networks : DataFrame
+        Rows of kind "attack" and "model"; of the attacks those on the undefended networks count.
+    verdicts : mapping
+        Of `claims.verdicts`, on success.
+    """
+    clean, lines = clean_accuracy(networks), []
+    for (profile, dataset), group in attacks[attacks["role"] == "plain"].groupby(["profile", "dataset"], sort=False):
+        rate, paper = metrics.success_rate(group), comparison.reported("fig7", str(dataset)).get("none", math.nan)
+        lines.append({
+            "data set": comparison.title(str(dataset)), "training": RECIPES.get(str(profile), str(profile)),
+            "clean accuracy": clean.get((profile, dataset, "none"), "–"), "paper (%)": "–" if math.isnan(paper) else f"{paper:.2f}",
+            "ours (%) [95 % interval]": percent_text(rate), "verdict": verdicts.get((str(profile), str(dataset), "none"), "–"),
+            "attacks (images)": f"{rate.n:,} ({rate.clusters:,})", "features changed where it succeeded (%)": _features_text(group, str(dataset)),
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def _features_text(attacks: pd.DataFrame, dataset: str) -> str:
+    """Features changed by the attacks that succeeded, with its interval, in percent of all features."""
+    changed, share = metrics.features_changed(attacks), 100 / analysis.features_of(dataset)
+    return metrics.interval_text(changed.value * share, changed.low * share, changed.high * share, 2)
+
+
+def jsma_paper_text(attacks: pd.DataFrame) -> pd.DataFrame:
+    """The attack that differentiates the logits, as the JSMA paper's did, beside the one on the softmax: on MNIST, undefended.
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", all variants.
+    """
+    own = attacks[analysis.variant(attacks).isin(["float32", "logits"]) & (attacks["role"] == "plain") & (attacks["dataset"] == "mnist")]
+    success, changed = JSMA_PAPER
+    lines = []
+    for (profile, output), group in own.groupby(["profile", "output"], sort=False):
+        rate, same = metrics.success_rate(group), output == "logits"
+        lines.append({
+            "training": RECIPES.get(str(profile), str(profile)), "differentiated": str(output), "JSMA paper (%)": f"{success:.2f}" if same else "–",
+            "ours (%) [95 % interval]": percent_text(rate), "its features changed (%)": f"{changed:.2f}" if same else "–",
+            "our features changed (%)": _features_text(group, "mnist"), "attacks (images)": f"{rate.n:,} ({rate.clusters:,})",
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def first_bin_text(table: pd.DataFrame, verdicts: Mapping[tuple[str, str, str], str] = NOTHING_SAID) -> pd.DataFrame:
+    """The first bin of `analysis.amplitude_table`, a column an arithmetic; the verdicts are of `claims.verdicts`, on float32."""
+    lines = []
+    for (profile, dataset, at), group in table[table["bin"] == 0].groupby(["profile", "dataset", "temperature"], sort=False):
+        paper, cells = group["paper"].iloc[0], group.set_index("arithmetic")
+        line = {
+            "data set": comparison.title(dataset),
+            "training": RECIPES.get(profile, profile),
+            "T": at,
+            "paper (%)": "–" if math.isnan(paper) else f"{paper:.1f}",
+        }
+        for arithmetic, text in analysis.ARITHMETICS.items():
+            line[f"{text} (%)"] = "–"
+            if arithmetic in cells.index:
+                ours, low, high = (float(cells.loc[arithmetic, column]) for column in ("ours", "low", "high"))
+                line[f"{text} (%)"] = metrics.interval_text(ours, low, high)
+        lines.append({**line, "verdict on float32": verdicts.get((profile, dataset, at), "–"), "images": f"{group['images'].iloc[0]:,}"})
+    return pd.DataFrame(lines)
+
+
+def bins_text(table: pd.DataFrame) -> pd.DataFrame:
+    """All bins of `analysis.amplitude_table` in float32, paper / ours in percent, a row a bin and a column a temperature that the paper has."""
+    own, lines = table[(table["arithmetic"] == "float32") & table["paper"].notna()], []
+    for (profile, dataset, number), cells in own.groupby(["profile", "dataset", "bin"], sort=False):
+        low, high = analysis.BINS[number]
+        values = cells.set_index("temperature")
+        lines.append({"data set": comparison.title(dataset), "training": RECIPES.get(profile, profile), "mean amplitude": f"{low} to {high}"} | {
+            "undefended" if at == "none" else f"T = {at}": f"{values.loc[at, 'paper']:.1f} / {values.loc[at, 'ours']:.1f}" for at in comparison.in_order(values.index)
+        })  # fmt: skip
+    return pd.DataFrame(lines).fillna("–")
+
+
+def between_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of images below 1e-10, the seven lowest bins of `analysis.amplitude_table`, in float32: whether the paper's lies between our trainings'."""
+    own = table[(table["arithmetic"] == "float32") & (table["bin"] < LOW_BINS) & table["paper"].notna()]
+    sums = own.groupby(["dataset", "temperature", "profile"], sort=False)[["paper", "ours"]].sum().reset_index()
+    lines = []
+    for (dataset, at), group in sums.groupby(["dataset", "temperature"], sort=False):
+        paper = group["paper"].iloc[0]
+        inside = "–" if len(group) < 2 else "yes" if group["ours"].min() <= paper <= group["ours"].max() else "no"
+        lines.append({
+            "data set": comparison.title(dataset), "T": at, "paper (%)": f"{paper:.1f}",
+            **{f"{RECIPES.get(p, p)} (%)": f"{ours:.1f}" for p, ours in zip(group["profile"], group["ours"], strict=True)}, "paper between the two": inside,
+        })  # fmt: skip
+    return pd.DataFrame(lines).fillna("–")
 
 
 def claims_count(table: pd.DataFrame) -> pd.DataFrame:

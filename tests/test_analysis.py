@@ -492,3 +492,65 @@ def test_rows_of_other_recipes_are_folded_below_the_papers():
     alone = table[table["training"] == "short training"]
     assert figures.by_recipe(alone) == f'<p class="recipe">By short training</p>\n{figures.html(alone.drop(columns="training"))}'
     assert figures.by_recipe(table[:0]) == figures.html(table[:0])
+
+
+def amplitudes(profile, values, *, role="student", temperature=100.0, dataset="cifar10"):
+    """Derivatives of a network whose images have these mean amplitudes, in float32 and exactly."""
+    return pd.DataFrame({
+        "profile": profile, "dataset": dataset, "role": role, "temperature": temperature, "seed": 0, "image": range(len(values)),
+        "record": f"{profile}-{role}-{temperature:g}", "float32_amplitude": values, "log10_amplitude": np.log10(values),
+    })  # fmt: skip
+
+
+def test_figure_9_as_a_reader_sees_it():
+    low = amplitudes("paper", [1e-50] * 90 + [1e-12] * 5 + [0.01] * 5)
+    high = amplitudes("quick", [1e-50] * 10 + [0.01] * 90)
+    table = analysis.amplitude_table(pd.concat([low, high, amplitudes("paper", [0.01] * 100, role="plain", temperature=1.0)]))
+    first = figures.first_bin_text(table, {("paper", "cifar10", "100"): comparison.NOT})
+    assert sorted(first["T"]) == ["100", "100", "none"]
+    hot = first[first["T"] == "100"].set_index("training")
+    recipes = [figures.RECIPES[name] for name in ("paper", "quick")]
+    assert hot.loc[recipes, "verdict on float32"].tolist() == [comparison.NOT, "–"]
+    assert (
+        hot.loc[recipes[0], "float32 (%)"].startswith("90.0")
+        and hot.loc[recipes[0], "float64 (%)"] == "–"
+        and hot.loc[recipes[1], "paper (%)"] == "79.1"
+    )
+    bins = figures.bins_text(table)
+    assert len(bins) == 20 and list(bins.columns[3:]) == ["undefended", "T = 100"]
+    ours = bins[bins["training"] == recipes[0]]["T = 100"].str.split(" / ").str[1].astype(float)
+    assert ours.sum() == pytest.approx(100) and ours.iloc[[0, 6, 9]].tolist() == [90, 5, 5]
+    assert bins[bins["training"] == recipes[1]]["undefended"].eq("–").all()
+    between = figures.between_text(table).set_index("T")
+    assert between.loc["100", [f"{name} (%)" for name in recipes]].tolist() == ["95.0", "10.0"]
+    paper = sum(
+        comparison.reported("fig9", "cifar10", f"share_of_samples_with_mean_gradient_amplitude_in_{a}..{b}")["100"]
+        for a, b in analysis.BINS[:7]
+    )
+    assert between.loc["100", "paper (%)"] == f"{paper:.1f}" and between.loc["100", "paper between the two"] == "yes"
+    assert between.loc["none", "paper between the two"] == "–"
+    apart = analysis.amplitude_table(pd.concat([amplitudes("paper", [1e-50] * 20 + [0.01] * 80), high]))
+    assert figures.between_text(apart)["paper between the two"].tolist() == ["no"]
+    empty = analysis.amplitude_table(amplitudes("quick", [0.01], dataset="fashion-mnist"))
+    assert figures.bins_text(empty).empty and figures.between_text(empty).empty and len(figures.first_bin_text(empty)) == 1
+
+
+def test_undefended_networks_stand_beside_their_accuracy_and_the_jsma_papers_attack():
+    ours = rows([2, 4, None] * 50, role="plain", temperature=1.0)
+    logits = rows([4, None, None] * 50, role="plain", temperature=1.0, output="logits")
+    networks = pd.DataFrame([{"profile": "quick", "dataset": "mnist", "role": "plain", "temperature": 1.0, "accuracy": 0.9812}])
+    text = figures.undefended_text(pd.concat([ours, rows([1] * 3)]), networks, {("quick", "mnist", "none"): comparison.NOT})
+    assert len(text) == 1 and text[["clean accuracy", "paper (%)", "verdict"]].iloc[0].tolist() == ["98.12%", "95.89", comparison.NOT]
+    assert text["ours (%) [95 % interval]"].iloc[0].startswith("66.67") and text["attacks (images)"].iloc[0] == "150 (50)"
+    assert text["features changed where it succeeded (%)"].iloc[0].startswith(f"{100 * 3 / 784:.2f}")
+    assert figures.undefended_text(ours, networks[:0])["clean accuracy"].tolist() == ["–"]
+    both = figures.jsma_paper_text(pd.concat([ours, logits, logits.assign(dataset="cifar10"), logits.assign(role="student")])).set_index(
+        "differentiated"
+    )
+    assert both.loc["logits", ["JSMA paper (%)", "its features changed (%)", "attacks (images)"]].tolist() == ["97.05", "4.02", "150 (50)"]
+    assert (
+        both.loc["softmax", "JSMA paper (%)"] == "–"
+        and both.loc["logits", "ours (%) [95 % interval]"].startswith("33.33")
+        and len(both) == 2
+    )
+    assert figures.jsma_paper_text(logits.assign(dataset="cifar10")).empty

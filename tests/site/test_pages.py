@@ -83,6 +83,21 @@ def test_weighs_little(seen):
     assert seen.name == LIVE or seen.weight < WEIGHT
 
 
+def test_search_from_a_page_finds_words_of_the_text(browser, site):
+    """The page loads none of the search's words; the page of results does."""
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(urldefrag(request.url)[0]))
+    page.goto(f"{site}/book/claim.html", wait_until="networkidle")
+    assert not [url for url in asked if "searchindex" in url or "searchtools" in url]
+    page.keyboard.press("Control+k")
+    page.locator("dialog input[type=search]").fill("saliency")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=saliency")
+    page.locator("#search-results li a").first.wait_for()
+    assert any("attack.html" in link.get_attribute("href") for link in page.locator("#search-results li a").all())
+    page.close()
+
+
 def test_images_are_there_and_described(seen):
     for image in seen.images:
         assert image["shown"], image
