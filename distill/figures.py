@@ -825,8 +825,8 @@ def jsma_paper_text(attacks: pd.DataFrame) -> pd.DataFrame:
     for (profile, output), group in own.groupby(["profile", "output"], sort=False):
         rate, same = metrics.success_rate(group), output == "logits"
         lines.append({
-            "training": RECIPES.get(str(profile), str(profile)), "differentiated": str(output), "JSMA paper (%)": f"{success:.2f}" if same else "–",
-            "ours (%) [95 % interval]": percent_text(rate), "its features changed (%)": f"{changed:.2f}" if same else "–",
+            "training": RECIPES.get(str(profile), str(profile)), "differentiated": str(output), "JSMA paper: success (%)": f"{success:.2f}" if same else "–",
+            "ours (%) [95 % interval]": percent_text(rate), "JSMA paper: features changed (%)": f"{changed:.2f}" if same else "–",
             "our features changed (%)": _features_text(group, "mnist"), "attacks (images)": f"{rate.n:,} ({rate.clusters:,})",
         })  # fmt: skip
     return pd.DataFrame(lines)

@@ -547,9 +547,13 @@ def test_undefended_networks_stand_beside_their_accuracy_and_the_jsma_papers_att
     both = figures.jsma_paper_text(pd.concat([ours, logits, logits.assign(dataset="cifar10"), logits.assign(role="student")])).set_index(
         "differentiated"
     )
-    assert both.loc["logits", ["JSMA paper (%)", "its features changed (%)", "attacks (images)"]].tolist() == ["97.05", "4.02", "150 (50)"]
+    assert both.loc["logits", ["JSMA paper: success (%)", "JSMA paper: features changed (%)", "attacks (images)"]].tolist() == [
+        "97.05",
+        "4.02",
+        "150 (50)",
+    ]
     assert (
-        both.loc["softmax", "JSMA paper (%)"] == "–"
+        both.loc["softmax", "JSMA paper: success (%)"] == "–"
         and both.loc["logits", "ours (%) [95 % interval]"].startswith("33.33")
         and len(both) == 2
     )
