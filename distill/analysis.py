@@ -26,6 +26,12 @@ VARIANTS = {  # the same attack, differentiating the same network, in other arit
 SPLIT = ("float32", "flush", "float64", "exact", "scaled", "logits")  # what of the paper's effect is floating point
 EDGES = ("0", "1e-40", "1e-35", "1e-30", "1e-25", "1e-20", "1e-15", "1e-10", "1e-5", "1e-3", "1")  # of Figure 9's bins
 BINS = tuple(itertools.pairwise(EDGES))
+READINGS = {
+    "capped": "failed attacks count as the budget",
+    "excluded": "failed attacks left out",
+    "median": "median, failed attacks above all others",
+    "exact": "exact arithmetic, no budget",
+}
 ARITHMETICS = {"float32": "float32", "flush": "float32, flushed", "float64": "float64", "exact": "exact"}
 
 
@@ -423,7 +429,7 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame, what: Mapping[
     DataFrame
         A row a network: ``profile``, ``dataset``, ``role``, ``temperature``, ``what``, ``at_chance``, and
         in percent, each with ``_low`` and ``_high``: ``accuracy``, ``ours`` (the paper's attack), ``exact`` (log-softmax,
-        the same budget); ``precision`` of the training, ``images`` attacked, ``record``. And a row "undefended, its logits times T" for each T for
+        the same budget); ``precision`` of the training, ``ours_images`` and ``exact_images`` attacked, ``record``. And a row "undefended, its logits times T" for each T for
         which it was attacked so: the same network, the same predictions, and nan for an arithmetic that is not on record.
     """
     rates = split_table(attacks[attacks["draw"] == ""]).set_index(["profile", "dataset", "role", "temperature", "variant"])
@@ -448,7 +454,7 @@ def ablation_table(networks: pd.DataFrame, attacks: pd.DataFrame, what: Mapping[
             one = group[group["output"] == output]
             rate = metrics.success_rate(one).times(100) if len(one) else metrics.Estimate(np.nan, np.nan, np.nan, 0, 0)
             row |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
-            row |= {"images": rate.clusters} if name == "ours" else {}
+            row |= {f"{name}_images": rate.clusters}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -500,6 +506,11 @@ def teacher_table(attacks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def trained_at(table: pd.DataFrame) -> np.ndarray:
+    """T of each row of `ablation_table`, "none" where the labels were smoothed without one."""
+    return table["temperature"].mask(table["role"] == "smoothed", "none").to_numpy()
+
+
 def choices_table(networks: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:
     """What the paper leaves open: `ablation_table` of networks with one choice made otherwise, and of those published beside them.
 
@@ -540,7 +551,7 @@ def _rates(rates: pd.DataFrame, nothing: dict, row: dict, role: str) -> dict:
         key = (row["profile"], row["dataset"], role, row["temperature"], variant_)
         found = rates.loc[key] if key in rates.index else nothing
         out |= {name: found["ours"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
-        out |= {"images": found["images"]} if name == "ours" else {}
+        out |= {f"{name}_images": found["images"]}
     return out
 
 

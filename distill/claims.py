@@ -23,7 +23,11 @@ SOURCES = {  # a measure's figure and quantity in reported.csv
     "amplitude": ("fig9", "share_of_samples_with_mean_gradient_amplitude_in_0..1e-40"),
     "steep": ("fig9", "share_of_samples_with_mean_gradient_amplitude_in_1e-3..1"),
     "rise": ("fig10", "robustness"),
+    "elsewhere": ("text", "jsma_success_rate_section_VB"),
+    "loss": ("fig8", None),
+    "ceiling": ("fig10", "robustness_maximum_quoted"),
 }
+OF_SEVERAL = ("rise", "loss")  # measures that are worked out from several numbers of their figure
 SHORT = {  # temperatures of each measure that stand for all of it where there is no room for more
     "success": ("none", "1", "5", "10", "20", "100"),
     "accuracy": ("1", "20", "100"),
@@ -42,9 +46,9 @@ class Claim:
     ----------
     text, section, chapter : str
         What is claimed, where in the paper, and on which page of the book it is measured.
-    measure : {"success", "level", "accuracy", "robustness", "rise", "confidence", "maximum", "smoothing", "amplitude", "steep"}
+    measure : {"success", "level", "accuracy", "robustness", "rise", "confidence", "maximum", "smoothing", "amplitude", "steep", "elsewhere", "loss", "ceiling"}
     dataset, temperature : str
-        Of the network; "none" is the undefended one.
+        Of the network; "none" is the undefended one, "any" the temperature at which there is most.
     short : bool
         Whether it is one of the few that stand for its figure where there is no room for all.
     """
@@ -70,6 +74,9 @@ def _claims() -> list[Claim]:
         "smoothing": ("JSMA success with smoothed labels on {}", "%", "V-B", "confidence"),
         "amplitude": ("images with mean gradient below 1e-40 on {}, {}", "%", "V-D, Figure 9", "gradients"),
         "steep": ("images with mean gradient above 1e-3 on {}, {}", "%", "V-D, Figure 9", "gradients"),
+        "elsewhere": ("JSMA success on {}, {}, as section V-B has it", "%", "V-B", "success"),
+        "loss": ("largest loss of accuracy on {}, {}", "points", "V-C, Figure 8", "accuracy"),
+        "ceiling": ("largest robustness on {}, {}", "% of the features", "V-D", "robustness"),
     }
     made = []
     for dataset in ("mnist", "cifar10"):
@@ -77,8 +84,10 @@ def _claims() -> list[Claim]:
             temperatures = list(comparison.reported(SOURCES[measure][0], dataset, SOURCES[measure][1]))
             if measure == "rise":  # what section V-D says in words
                 temperatures = {"mnist": ["20"], "cifar10": ["50"]}[dataset]
-            for at in comparison.in_order(temperatures):
-                network = "the undefended network" if at == "none" else f"T = {at}"
+            if measure in ("loss", "ceiling"):
+                temperatures = ["any"] if temperatures else []
+            for at in temperatures if temperatures == ["any"] else comparison.in_order(temperatures):
+                network = {"none": "the undefended network", "any": "at any T"}.get(at, f"T = {at}")
                 short = at in SHORT.get(measure, (at,))
                 made.append(
                     Claim(f"{text.format(comparison.title(dataset), network)} ({unit})", section, chapter, measure, dataset, at, short)
@@ -177,6 +186,8 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             robust = analysis.robustness_table(attacks)
             tables["robustness"] = robust[robust["reading"] == "capped"].assign(n=lambda t: t["images"])
             tables["rise"] = _rises(tables["robustness"])
+            tables["ceiling"] = _largest(tables["robustness"])
+            tables["elsewhere"] = tables["success"]
         control = [
             {"profile": profile, "dataset": dataset, "temperature": "none", "ours": rate.value, "low": rate.low,
              "high": rate.high, "n": rate.n, "record": group["record"].iloc[0]}
@@ -186,6 +197,8 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         tables["smoothing"] = pd.DataFrame(control)
     if len(rows.get("model", ())):
         tables["accuracy"] = comparison.accuracy_table(rows["model"]).assign(n=lambda t: t["images"])
+        changes = tables["accuracy"]
+        tables["loss"] = _largest(changes.assign(ours=-changes["ours"], low=-changes["high"], high=-changes["low"]))
         tables["level"] = comparison.accuracy_level(rows["model"]).assign(n=lambda t: t["images"])
     if len(rows.get("prediction", ())):
         students = rows["prediction"][rows["prediction"]["role"].isin(comparison.USED)]
@@ -199,6 +212,12 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         bins = bins[bins["arithmetic"] == "float32"].assign(n=lambda t: t["images"])
         tables["amplitude"], tables["steep"] = (bins[bins["bin"] == number] for number in (bins["bin"].min(), bins["bin"].max()))
     return tables
+
+
+def _largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each recipe and data set the row of the temperature at which the distilled network has most, its temperature "any"."""
+    own = table[(table["temperature"] != "none") & table["ours"].notna()]
+    return own.loc[own.groupby(["profile", "dataset"], sort=False)["ours"].idxmax()].assign(temperature="any")
 
 
 def _rises(robustness: pd.DataFrame) -> pd.DataFrame:
@@ -230,6 +249,9 @@ def _said(claim: Claim, temperature: str | None = None) -> Estimate:
     at = temperature or claim.temperature
     figure, quantity = SOURCES[claim.measure]
     said = comparison.reported(figure, claim.dataset, quantity)
+    if claim.measure == "loss":
+        change = comparison.change_of_accuracy(claim.dataset, min(said, key=lambda t: said[t]))
+        return Estimate(-change.value, -change.high, -change.low, change.n, change.clusters)
     value = said[at]
     if claim.measure == "rise":
         error, first = (comparison.reading_error(figure, claim.dataset, t) for t in (at, "none"))
@@ -240,17 +262,17 @@ def _said(claim: Claim, temperature: str | None = None) -> Estimate:
         return Estimate(middle, low, high, 0, 0)
     if claim.measure == "maximum":
         value *= 100  # a fraction there
-    if claim.measure in ("accuracy", "robustness", "amplitude", "steep"):
+    if claim.measure in ("accuracy", "robustness", "ceiling", "amplitude", "steep"):
         error = comparison.reading_error(figure, claim.dataset, at)
         return Estimate(value, value - error, value + error, 0, 0)
-    n = comparison.TARGETS if claim.measure in ("success", "smoothing") else comparison.TEST_IMAGES
+    n = comparison.TARGETS if claim.measure in ("success", "elsewhere", "smoothing") else comparison.TEST_IMAGES
     return metrics.accuracy(round(value / 100 * n), n).times(100)._replace(value=value)
 
 
 def _changes(claim: Claim, table: pd.DataFrame, found: pd.Series, ours: Estimate) -> dict:
     """The paper's change and ours against the undefended network, or where the paper has none against T = 1."""
     base = "1" if claim.measure in ("confidence", "maximum") else "none"
-    if claim.measure in ("smoothing", "rise") or claim.temperature == base:
+    if claim.measure in ("smoothing", "rise", "loss", "ceiling") or claim.temperature == base:
         return {}
     own = table[table["profile"] == found["profile"]]
     before = own[(own["dataset"] == claim.dataset) & (own["temperature"] == base)]

@@ -19,6 +19,12 @@ NOTHING = "not in the paper"
 NO_PLAIN = "no plain network to compare with"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR10", "mnist-5k": "MNIST (5,000 digits)", "fashion-mnist": "Fashion-MNIST",
           "fashion-mnist-by-class": "Fashion-MNIST", "kmnist": "KMNIST"}  # fmt: skip
+RECIPES = {  # by profile
+    "paper": "the paper's recipe",
+    "table2": "the letter of Table II",
+    "quick": "short training",
+    "smoke": "smoke test",
+}
 NETWORK = ["profile", "dataset", "role", "temperature"]  # the columns that tell networks of one seed apart
 USED = ("plain", "student")  # networks that are used and attacked; teachers are not
 TARGETS = 900  # attacks behind each of the paper's success rates
@@ -131,6 +137,19 @@ def _paper_rate(value: float) -> Estimate:
     return metrics.accuracy(round(value / 100 * TARGETS), TARGETS).times(100)._replace(value=value)
 
 
+def change_of_accuracy(dataset: str, temperature: str) -> Estimate:
+    """Figure 8's change of accuracy in points, with an interval.
+
+    The paper does not say which images changed: as for two independent shares of its test images, and read off a bar.
+    """
+    change = reported("fig8", dataset)[temperature]
+    before = reported("text", dataset, "accuracy")["none"] / 100
+    after = before + change / 100
+    spread = 100 * math.sqrt((before * (1 - before) + after * (1 - after)) / TEST_IMAGES)
+    error = 1.96 * spread + reading_error("fig8", dataset, temperature)
+    return Estimate(change, change - error, change + error, TEST_IMAGES, TEST_IMAGES)
+
+
 def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
     """Figure 8 in numbers: each student's accuracy against the plain network's, in percent and points.
 
@@ -166,12 +185,7 @@ def accuracy_table(networks: pd.DataFrame) -> pd.DataFrame:
             ours = paired_change(plain.iloc[0], network)
             paper = None
             if name in said:
-                # The paper does not say which images changed: as for two independent shares of its test images, and read off a bar.
-                before = reported("text", str(dataset), "accuracy")["none"] / 100
-                after = before + said[name] / 100
-                spread = 100 * math.sqrt((before * (1 - before) + after * (1 - after)) / TEST_IMAGES)
-                error = 1.96 * spread + reading_error("fig8", str(dataset), name)
-                paper = Estimate(said[name], said[name] - error, said[name] + error, TEST_IMAGES, TEST_IMAGES)
+                paper = change_of_accuracy(str(dataset), name)
             judged = verdict(paper, ours, paper_change=paper, our_change=ours) if paper else NOTHING
             rows.append({**row, **_both(paper, ours), "verdict": judged})
     return pd.DataFrame(rows)

@@ -19,7 +19,6 @@ OURS, PAPER = sns.color_palette("colorblind")[0], sns.color_palette("colorblind"
 COLOURS = [OURS, *sns.color_palette("colorblind")[2:]]
 MARKERS = "osv^PXdh*<"
 OURS_COLUMNS = ("ours", "low", "high")
-RECIPES = {"paper": "the paper's recipe", "table2": "the letter of Table II", "quick": "short training", "smoke": "smoke test"}
 
 
 LINE = 0.19  # inches, of a legend

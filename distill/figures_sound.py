@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from distill import checks, comparison, metrics
 from distill.attacks.adapters import ATTACKS
-from distill.drawing import COLOURS, MARKERS, RECIPES, interval_line, legend_below, panels_of, temperature_axis
+from distill.comparison import RECIPES
+from distill.drawing import COLOURS, MARKERS, interval_line, legend_below, panels_of, temperature_axis
 
 NAMES = {
     "fgsm": "FGSM",
@@ -92,7 +93,8 @@ def beside_text(table: pd.DataFrame) -> pd.DataFrame:
             head: metrics.interval_text(*found[line], digits=int(line == "jsma")) if line in found else "–" for line, head in heads.items()
         }
         rest = group[group["line"] != "jsma"]
-        met = "–" if rest.empty else f"{int(rest['images'].max()):,} ({rest['clean'].max():.0f} %)"
+        met = "–" if rest.empty else f"{int(rest['images'].max()):,} ({rest['clean'].max():.1f} %)"
+        met += "".join(f"; JSMA: {n:,}" for n in group.loc[group["line"] == "jsma", "images"])
         rows.append({"data set": comparison.title(dataset), "training": RECIPES.get(profile, profile), "T": temperature, **cells,
                      "images (clean)": met})  # fmt: skip
     return pd.DataFrame(rows)
@@ -113,7 +115,7 @@ def attack_text(table: pd.DataFrame) -> pd.DataFrame:
         "bound": ["none" if math.isnan(r) else f"L∞ ≤ {r:.3g}" for r in table["radius"]],
         "success (%) [95 % interval]": [metrics.interval_text(*v) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "median distance": ["–" if math.isnan(d) else f"{d:.3g} {NORMS[n]}" for d, n in zip(table["distance"], table["norm"], strict=True)],
-        "images (clean accuracy)": [f"{n} ({c:.0f} %)" for n, c in zip(table["images"], table["clean"], strict=True)],
+        "images (clean accuracy)": [f"{n:,} ({c:.1f} %)" for n, c in zip(table["images"], table["clean"], strict=True)],
         "forward passes an image": [f"{v:,.0f}" for v in table["passes"]],
     })  # fmt: skip
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy
 
-from distill import analysis, claims, comparison, experiments, figures, metrics, plans, records
+from distill import analysis, claims, comparison, experiments, figures, metrics, plans, records, tables
 
 
 def rows(changed, *, role="student", temperature=100.0, output="softmax", precision="float32", attack_temperature=1.0, flush=False,
@@ -52,7 +52,7 @@ def test_what_an_experiment_of_the_papers_size_would_have_measured():
         [200 / 3] * 2
     )
     assert analysis.paper_sized(rows([1] * 297)).empty and analysis.paper_sized(rows([1])[:0]).empty
-    text = figures.paper_sized_text(analysis.paper_sized(rows(half)))
+    text = tables.paper_sized_text(analysis.paper_sized(rows(half)))
     assert text["the paper's value among the draws"].tolist() == ["no"] and text["all images (%)"].tolist() == ["50.00 (200)"]
 
 
@@ -150,7 +150,7 @@ def test_seeds_stand_beside_the_interval_of_one():
     ]
     hot = attacks.assign(temperature=50.0, record="hot " + attacks["record"])
     assert analysis.seed_table(pd.concat([fewer, hot]), analysis.split_table)["images"].tolist() == [1, 2]  # each network by itself
-    assert figures.seed_text(table)["each seed"].tolist() == ["83.3, 33.3, 50.0"]
+    assert tables.seed_text(table)["each seed"].tolist() == ["83.3, 33.3, 50.0"]
     assert analysis.seed_table(alone, analysis.split_table).empty and analysis.seed_table(alone[:0], analysis.split_table).empty
 
 
@@ -162,21 +162,21 @@ def test_tables_keep_the_order_of_temperatures_where_recipes_have_different_ones
         for one in [rows([4] * 6, role="plain", temperature=1.0) if at == "none" else rows([4, None] * 3, temperature=at)]
     ])  # fmt: skip
     expected = ["none", "100", "none", "1", "20", "100"]
-    assert figures.split_short(analysis.split_table(attacks))["T"].tolist() == expected
+    assert tables.split_short(analysis.split_table(attacks))["T"].tolist() == expected
     fewer = rows([4] * 3, output="logits").assign(record="fewer")
-    short = figures.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer])))
+    short = tables.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer])))
     network = pd.DataFrame(
         [
             {"profile": "quick", "dataset": "mnist", "role": role, "temperature": 100.0, "accuracy": share}
             for role, share in (("student", 0.9916), ("teacher", 0.9925))
         ]
     )
-    beside = figures.split_short(analysis.split_table(rows([4, None] * 3)), clean=figures.clean_accuracy(network))
+    beside = tables.split_short(analysis.split_table(rows([4, None] * 3)), clean=tables.clean_accuracy(network))
     assert beside["clean accuracy"].tolist() == ["99.16%"] and "clean accuracy" not in short  # the student's, not its teacher's
-    assert short["images"].tolist() == [f"2; {figures.SHORT['logits']}: 1"] and len(short) == 1
-    most = figures.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer, rows([4] * 3, precision="float64")])))
-    assert most["images"].tolist() == [f"1; {figures.SHORT['float32']}: 2"]  # two of three met one image
-    assert figures.status_text(attacks)["T"].tolist() == expected
+    assert short["images"].tolist() == [f"2; {tables.SHORT['logits']}: 1"] and len(short) == 1
+    most = tables.split_short(analysis.split_table(pd.concat([rows([4, None] * 3), fewer, rows([4] * 3, precision="float64")])))
+    assert most["images"].tolist() == [f"1; {tables.SHORT['float32']}: 2"]  # two of three met one image
+    assert tables.status_text(attacks)["T"].tolist() == expected
 
 
 def test_a_line_has_a_gap_where_nothing_was_measured():
@@ -215,7 +215,7 @@ def test_robustness_depends_on_what_a_failure_counts():
     assert table["images"].to_dict() == {"capped": 3, "excluded": 2, "median": 3} and (table["broken"] == 2).all()
     exact = rows([4] * 9, output="log_softmax", max_features=784, targets=9)  # of one image alone
     for others, said in ((attack, "3; exact arithmetic: 1"), (attack[attack["image"] == attack["image"].min()], "1")):
-        assert figures.robustness_text(analysis.robustness_table(pd.concat([others, exact])))["images"].tolist() == [said]
+        assert tables.robustness_text(analysis.robustness_table(pd.concat([others, exact])))["images"].tolist() == [said]
 
 
 def test_confidence_is_zero_where_wrong():
@@ -266,8 +266,40 @@ def test_every_number_of_the_figures_judged_is_a_claim_and_the_short_list_is_a_p
     for measure, (figure, quantity) in claims.SOURCES.items():
         for dataset in ("mnist", "cifar10"):
             said = comparison.reported(figure, dataset, quantity)
-            if measure != "rise" and len(said):
+            if measure not in claims.OF_SEVERAL and len(said):
                 assert of_measure[measure, dataset] == set(said)
+
+
+def test_the_largest_loss_and_the_largest_robustness_are_of_any_temperature():
+    networks = pd.DataFrame([
+        {"profile": "paper", "dataset": "cifar10", "role": role, "temperature": t, "seed": 0, "correct": correct, "test_images": 10_000, "accuracy": correct / 10_000,
+         "right_bits": np.packbits(np.arange(10_000) < correct).tobytes(), "record": f"{role}-{t:g}"}
+        for role, t, correct in (("plain", 1.0, 8_000), ("student", 2.0, 7_990), ("student", 50.0, 7_800), ("student", 100.0, 7_900))
+    ])  # fmt: skip
+    loss = claims.judge({"model": networks}).set_index(["measure", "dataset"]).loc[("loss", "cifar10")]
+    assert (loss["paper"], loss["ours"], loss["temperature"], loss["record"]) == (1.37, pytest.approx(2.0), "any", "student-50")
+    assert loss["low"] < 2 < loss["high"] and loss["verdict"] == comparison.REPRODUCED  # the paper's interval is wider
+    attacks = pd.concat(
+        [rows([40] * 9, temperature=20.0), rows([60, 60, 50] + [None] * 6, temperature=40.0), rows([1] * 9, role="plain", temperature=1.0)]
+    )
+    judged = claims.judge({"attack": attacks}).set_index(["measure", "dataset"])
+    most = judged.loc[("ceiling", "mnist")]
+    assert (most["paper"], most["record"]) == (14.08, attacks["record"].unique()[1]) and most["ours"] == pytest.approx(
+        100 * (50 + 112 + 112) / 3 / 784
+    )
+    assert most["section"] == "V-D" and judged.loc[("loss", "mnist"), "verdict"] == "not on record"
+
+
+def test_what_section_v_b_says_otherwise_is_judged_beside_the_figure():
+    attacks = pd.concat(
+        [
+            rows([4, 4, 4] * 269 + [None] * 93, role="plain", temperature=1.0, dataset="cifar10"),
+            rows([4] * 50 + [None] * 250, temperature=20.0, dataset="cifar10"),
+        ]
+    )
+    judged = claims.judge({"attack": attacks}).set_index(["measure", "dataset", "temperature"])
+    assert judged.loc[("elsewhere", "cifar10", "none"), "paper"] == 89.9 and judged.loc[("success", "cifar10", "none"), "paper"] == 87.89
+    assert judged.loc[("elsewhere", "cifar10", "20"), ["paper", "verdict"]].tolist() == [16.76, comparison.REPRODUCED]
 
 
 def test_a_rise_of_robustness_is_of_the_undefended_networks():
@@ -288,10 +320,10 @@ def test_confidence_and_what_makes_it_are_two_tables_of_the_same_networks():
         {"profile": "quick", "dataset": "cifar10", "role": role, "temperature": "1", "paper": paper, "ours": 71.0, "low": 70.0, "high": 72.0, "paper_maximum": paper / 100,
          "maximum": 0.93, "certain": 0.25, "gap": 1.85, "logit_l1": 4511.7, "images": 10_000} for role, paper in (("teacher", math.nan), ("student", 71.85))
     ])  # fmt: skip
-    text = figures.confidence_text(table, {("quick", "cifar10", "1"): comparison.REPRODUCED}, {("quick", "cifar10", "1"): comparison.NOT})
+    text = tables.confidence_text(table, {("quick", "cifar10", "1"): comparison.REPRODUCED}, {("quick", "cifar10", "1"): comparison.NOT})
     assert text["verdict"].tolist() == ["–", comparison.REPRODUCED] and text["verdict on that"].tolist() == ["–", comparison.NOT]
-    assert text["paper (%)"].tolist() == ["–", "71.85"] and "verdict" not in figures.confidence_text(table)
-    logits = figures.logits_text(table)
+    assert text["paper (%)"].tolist() == ["–", "71.85"] and "verdict" not in tables.confidence_text(table)
+    logits = tables.logits_text(table)
     assert logits["L1 norm of the logits"].tolist() == ["4,512"] * 2 and logits[["network", "T"]].equals(text[["network", "T"]])
 
 
@@ -308,13 +340,13 @@ def test_chapters_have_the_verdict_of_each_recipe_and_the_first_page_that_of_the
     ]
     robust = claims.verdicts({"attack": own}, "robustness")
     assert robust["quick", "mnist", "none"] == comparison.NOT and len(robust) == 1  # the paper has no value at T = 100
-    text = figures.robustness_text(analysis.robustness_table(own), robust)
+    text = tables.robustness_text(analysis.robustness_table(own), robust)
     assert text["verdict on that"].tolist() == [comparison.NOT, "–"]
-    assert "verdict on that" not in figures.robustness_text(analysis.robustness_table(own))
+    assert "verdict on that" not in tables.robustness_text(analysis.robustness_table(own))
     assert claims.verdicts({}, "success") == {}
     with pytest.raises(ValueError, match="measure is 'speed'; allowed are success, level"):
         claims.verdicts(both, "speed")
-    counted = figures.claims_count(claims.judge({"attack": own}))
+    counted = tables.claims_count(claims.judge({"attack": own}))
     assert counted["numbers"].sum() == len(claims.CLAIMS) and counted[comparison.REPRODUCED].sum() == 2
 
 
@@ -361,10 +393,31 @@ def test_every_published_verdict_leads_to_a_record_that_says_the_same():
             assert claim["ours"] == pytest.approx(100 * table["correct"].item() / table["test_images"].item()) and claim["n"] == 10_000
         elif claim["measure"] == "amplitude":
             assert claim["ours"] == pytest.approx(100 * (table["float32_amplitude"] < 1e-40).mean())
+        elif claim["measure"] in ("robustness", "ceiling"):
+            features, capped = {"mnist": 784, "cifar10": 3072}[claim["dataset"]], table["features_changed"].where(table["success"], 112)
+            assert claim["ours"] == pytest.approx(100 * capped.groupby(table["image"]).min().mean() / features)
+        elif claim["measure"] == "maximum":
+            assert claim["ours"] == pytest.approx(100 * table["probability_at_T"].mean(), rel=1e-5)
+        elif claim["measure"] in ("accuracy", "loss"):
+            plain = judged[
+                (judged["measure"] == "level") & (judged["dataset"] == claim["dataset"]) & (judged["temperature"] == "none")
+            ].iloc[0]
+            before = (
+                records.named(plain["record"], records.PUBLISHED).table()["correct"].item()
+                if plain["profile"] == claim["profile"]
+                else None
+            )
+            change = (table["correct"].item() - before) / 100
+            assert claim["ours"] == pytest.approx(change if claim["measure"] == "accuracy" else -change)
+        elif claim["measure"] == "rise":
+            plain = judged[(judged["measure"] == "robustness") & (judged["dataset"] == claim["dataset"])].set_index("temperature")["ours"]
+            assert claim["ours"] == pytest.approx(100 * (plain[claim["temperature"]] / plain["none"] - 1))
         elif claim["measure"] == "steep":
             assert claim["ours"] == pytest.approx(100 * (table["float32_amplitude"] >= 1e-3).mean())
         elif claim["claim"].startswith("confidence"):
             assert claim["ours"] == pytest.approx(100 * (table["probability"] * (table["label"] == table["predicted"])).mean(), rel=1e-5)
+        else:
+            raise AssertionError(f"{claim['claim']} is not worked out anew")
     assert metrics.CONFIDENCE == 0.95
 
 
@@ -390,9 +443,11 @@ def test_ablations_hold_each_network_against_both_arithmetics():
         ("scaled", "100"),
     }  # a teacher is not used
     alone = table.loc["rate student", "100"]  # attacked in one arithmetic only
-    assert (alone["ours"], alone["images"]) == (100, 3) and math.isnan(alone["exact"])
+    assert (alone["ours"], alone["ours_images"]) == (100, 3) and math.isnan(alone["exact"])
     warm, scaled = table.loc["warm student", "100"], table.loc["scaled", "100"]
-    assert (warm["accuracy"], warm["ours"], warm["exact"], warm["images"]) == pytest.approx((97, 100 / 6, 500 / 6, 2))
+    assert (warm["accuracy"], warm["ours"], warm["exact"], warm["ours_images"], warm["exact_images"]) == pytest.approx(
+        (97, 100 / 6, 500 / 6, 2, 2)
+    )
     assert (scaled["accuracy"], scaled["ours"]) == pytest.approx((99, 100 / 6)) and math.isnan(scaled["exact"])
     assert table.loc["sgd student", "100"]["at_chance"] and math.isnan(table.loc["sgd student", "100"]["ours"])
     again = pd.concat(
@@ -400,7 +455,11 @@ def test_ablations_hold_each_network_against_both_arithmetics():
     )
     scaled = analysis.ablation_table(networks, again).set_index(["role", "temperature"]).loc["scaled", "100"]
     assert (scaled["ours"], scaled["exact"]) == pytest.approx((100 / 6, 400 / 6))
-    text = figures.ablation_text(table.reset_index())
+    text = tables.ablation_text(table.reset_index())
+    assert (
+        text["images"].tolist() == ["2", "2", "0", "3", "2"]
+        and "2; in exact arithmetic: 1" in tables.ablation_text(table.reset_index().assign(exact_images=1))["images"].tolist()
+    )
     assert "stayed at chance" in text["what was done"].iloc[2] and text["in exact arithmetic (%)"].iloc[2] == "–"
 
 
@@ -413,7 +472,7 @@ def test_smoothed_labels_without_a_temperature_are_shown_with_none():
     (axes,) = figures.ablations(table).axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["nothing: the undefended network", "smoothed labels, no temperature", "defensive distillation, T = 1"]
-    assert figures.ablation_text(table)["T"].tolist() == ["none", "none", "1"]
+    assert tables.ablation_text(table)["T"].tolist() == ["none", "none", "1"]
 
 
 def test_a_student_is_held_against_its_teacher_on_the_images_of_both():
@@ -435,7 +494,7 @@ def test_a_student_is_held_against_its_teacher_on_the_images_of_both():
         analysis.teacher_table(pd.concat([attacks, attacks.assign(seed=1)]))
     both = pd.concat([attacks, rows([2] * 6, role="teacher", output="log_softmax")])
     table = analysis.teacher_table(both)
-    text = figures.teacher_text(table)
+    text = tables.teacher_text(table)
     assert text["change (points)"].tolist()[0].startswith("\N{MINUS SIGN}16.67") and text["teacher, exact (%)"].tolist()[0].startswith(
         "100.0"
     )
@@ -484,14 +543,14 @@ def test_rows_of_other_recipes_are_folded_below_the_papers():
     table = pd.DataFrame(
         {"training": ["short training", "the paper's recipe", "short training", "one of no name"], "T": ["1", "2", "5", "10"]}
     )
-    text = figures.by_recipe(table)
+    text = tables.by_recipe(table)
     shown, *folded = text.split('<details class="recipe">')
     assert re.findall("<td>(.*)</td>", shown) == ["2"] and "By the paper's recipe" in shown
     assert [re.findall("<td>(.*)</td>", part) for part in folded] == [["1", "5"], ["10"]]
     assert "<summary>Short training: 2 more rows</summary>" in folded[0]
     alone = table[table["training"] == "short training"]
-    assert figures.by_recipe(alone) == f'<p class="recipe">By short training</p>\n{figures.html(alone.drop(columns="training"))}'
-    assert figures.by_recipe(table[:0]) == figures.html(table[:0])
+    assert tables.by_recipe(alone) == f'<p class="recipe">By short training</p>\n{tables.html(alone.drop(columns="training"))}'
+    assert tables.by_recipe(table[:0]) == tables.html(table[:0])
 
 
 def amplitudes(profile, values, *, role="student", temperature=100.0, dataset="cifar10"):
@@ -506,22 +565,22 @@ def test_figure_9_as_a_reader_sees_it():
     low = amplitudes("paper", [1e-50] * 90 + [1e-12] * 5 + [0.01] * 5)
     high = amplitudes("quick", [1e-50] * 10 + [0.01] * 90)
     table = analysis.amplitude_table(pd.concat([low, high, amplitudes("paper", [0.01] * 100, role="plain", temperature=1.0)]))
-    first = figures.first_bin_text(table, {("paper", "cifar10", "100"): comparison.NOT})
+    first = tables.bin_text(table, 0, {("paper", "cifar10", "100"): comparison.NOT})
     assert sorted(first["T"]) == ["100", "100", "none"]
     hot = first[first["T"] == "100"].set_index("training")
-    recipes = [figures.RECIPES[name] for name in ("paper", "quick")]
+    recipes = [comparison.RECIPES[name] for name in ("paper", "quick")]
     assert hot.loc[recipes, "verdict on float32"].tolist() == [comparison.NOT, "–"]
     assert (
         hot.loc[recipes[0], "float32 (%)"].startswith("90.0")
         and hot.loc[recipes[0], "float64 (%)"] == "–"
         and hot.loc[recipes[1], "paper (%)"] == "79.1"
     )
-    bins = figures.bins_text(table)
+    bins = tables.bins_text(table)
     assert len(bins) == 20 and list(bins.columns[3:]) == ["undefended", "T = 100"]
     ours = bins[bins["training"] == recipes[0]]["T = 100"].str.split(" / ").str[1].astype(float)
     assert ours.sum() == pytest.approx(100) and ours.iloc[[0, 6, 9]].tolist() == [90, 5, 5]
     assert bins[bins["training"] == recipes[1]]["undefended"].eq("–").all()
-    between = figures.between_text(table).set_index("T")
+    between = tables.between_text(table).set_index("T")
     assert between.loc["100", [f"{name} (%)" for name in recipes]].tolist() == ["95.0", "10.0"]
     paper = sum(
         comparison.reported("fig9", "cifar10", f"share_of_samples_with_mean_gradient_amplitude_in_{a}..{b}")["100"]
@@ -530,21 +589,21 @@ def test_figure_9_as_a_reader_sees_it():
     assert between.loc["100", "paper (%)"] == f"{paper:.1f}" and between.loc["100", "paper between the two"] == "yes"
     assert between.loc["none", "paper between the two"] == "–"
     apart = analysis.amplitude_table(pd.concat([amplitudes("paper", [1e-50] * 20 + [0.01] * 80), high]))
-    assert figures.between_text(apart)["paper between the two"].tolist() == ["no"]
+    assert tables.between_text(apart)["paper between the two"].tolist() == ["no"]
     empty = analysis.amplitude_table(amplitudes("quick", [0.01], dataset="fashion-mnist"))
-    assert figures.bins_text(empty).empty and figures.between_text(empty).empty and len(figures.first_bin_text(empty)) == 1
+    assert tables.bins_text(empty).empty and tables.between_text(empty).empty and len(tables.bin_text(empty, 0)) == 1
 
 
 def test_undefended_networks_stand_beside_their_accuracy_and_the_jsma_papers_attack():
     ours = rows([2, 4, None] * 50, role="plain", temperature=1.0)
     logits = rows([4, None, None] * 50, role="plain", temperature=1.0, output="logits")
     networks = pd.DataFrame([{"profile": "quick", "dataset": "mnist", "role": "plain", "temperature": 1.0, "accuracy": 0.9812}])
-    text = figures.undefended_text(pd.concat([ours, rows([1] * 3)]), networks, {("quick", "mnist", "none"): comparison.NOT})
+    text = tables.undefended_text(pd.concat([ours, rows([1] * 3)]), networks, {("quick", "mnist", "none"): comparison.NOT})
     assert len(text) == 1 and text[["clean accuracy", "paper (%)", "verdict"]].iloc[0].tolist() == ["98.12%", "95.89", comparison.NOT]
     assert text["ours (%) [95 % interval]"].iloc[0].startswith("66.67") and text["attacks (images)"].iloc[0] == "150 (50)"
     assert text["features changed where it succeeded (%)"].iloc[0].startswith(f"{100 * 3 / 784:.2f}")
-    assert figures.undefended_text(ours, networks[:0])["clean accuracy"].tolist() == ["–"]
-    both = figures.jsma_paper_text(pd.concat([ours, logits, logits.assign(dataset="cifar10"), logits.assign(role="student")])).set_index(
+    assert tables.undefended_text(ours, networks[:0])["clean accuracy"].tolist() == ["–"]
+    both = tables.jsma_paper_text(pd.concat([ours, logits, logits.assign(dataset="cifar10"), logits.assign(role="student")])).set_index(
         "differentiated"
     )
     assert both.loc["logits", ["JSMA paper: success (%)", "JSMA paper: features changed (%)", "attacks (images)"]].tolist() == [
@@ -557,4 +616,4 @@ def test_undefended_networks_stand_beside_their_accuracy_and_the_jsma_papers_att
         and both.loc["logits", "ours (%) [95 % interval]"].startswith("33.33")
         and len(both) == 2
     )
-    assert figures.jsma_paper_text(logits.assign(dataset="cifar10")).empty
+    assert tables.jsma_paper_text(logits.assign(dataset="cifar10")).empty

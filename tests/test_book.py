@@ -55,6 +55,18 @@ def test_seeds_side_by_side(tmp_path, monkeypatch):
     assert "up to 2 seeds: at " in said and "mnist-quick-model-student-t100-s1" in said and "-s2-" not in said
 
 
+@pytest.mark.parametrize("name", ["success", "accuracy", "robustness"])
+def test_a_data_set_that_the_paper_never_saw_goes_through_the_chapters_of_its_figures(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_STORE", str(tmp_path))
+    parameters = {"datasets": '["fashion-mnist-by-class"]'}
+    done = papermill.execute_notebook(ROOT / "book" / f"{name}.ipynb", tmp_path / "out.ipynb", parameters=parameters, progress_bar=False)
+    outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    said = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+    assert "<td>Fashion-MNIST</td>" in said and "<td>20</td>" in said and "fashion-mnist-by-class-quick-model-student-t20" in said
+    assert "<td>MNIST</td>" not in said and "<td>CIFAR10</td>" not in said and "reproduced" not in said  # the paper has no number of it
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_chapter_is_committed_executed_and_clean(chapter):
     text = chapter.read_text()

@@ -333,7 +333,7 @@ def test_open_choices_change_one_thing_each(context):
     found = experiments.results("smoke", "mnist-5k", ["none"], stages=("train", "choices"))
     table = analysis.choices_table(found["model"], found["attack"])
     assert list(table["role"]) == ["plain", "torch plain", "padded plain"] and set(table["temperature"]) == {"none"}
-    assert table["what"].iloc[1] == analysis.CHOICES["torch"] and list(table["images"]) == [0, 10, 10]  # the first was not attacked
+    assert table["what"].iloc[1] == analysis.CHOICES["torch"] and list(table["ours_images"]) == [0, 10, 10]  # the first was not attacked
     assert analysis.choices_table(found["model"][found["model"]["role"] == "plain"], found["attack"]).empty
 
 

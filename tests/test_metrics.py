@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from distill import comparison, figures, metrics
+from distill import comparison, figures, metrics, tables
 from distill.metrics import Estimate
 
 
@@ -197,12 +197,12 @@ def test_figures_and_texts_show_what_the_tables_hold():
     ours = next(line for line in drawn.axes[0].lines if line.get_label() != "paper")
     assert list(ours.get_ydata()) == pytest.approx([95.0, 0.0])
     clean = pd.DataFrame([network("plain", 1.0, np.ones(100, bool)), network("student", 100.0, np.arange(100) > 1)])
-    text = figures.success_text(table, clean)
+    text = tables.success_text(table, clean)
     assert text["clean accuracy"].tolist() == ["100.00%", "98.00%", "–"]
     assert text["paper (%)"].tolist() == ["95.89", "0.45", "–"]
     assert metrics.interval_text(-0.001, -1.23, 0.5, 1, True) == "+0.0\xa0[\N{MINUS SIGN}1.2,\xa0+0.5]"
     assert metrics.interval_text(0.26, math.nan, math.nan, 2) == "0.26\xa0[–]"
-    assert "100.0%" in figures.status_text(rows)["ZERO_GRADIENT"].tolist()
+    assert "100.0%" in tables.status_text(rows)["ZERO_GRADIENT"].tolist()
 
 
 def test_the_line_drawn_is_of_the_profile_with_the_most_temperatures_or_of_what_is_counted():

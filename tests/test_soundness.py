@@ -52,7 +52,7 @@ def test_fgsm_and_pgd_stand_beside_the_paper_attack_by_the_scale_of_the_logits()
     assert soundness.beside_jsma(target.drop(columns=["steps", "attack_temperature", "radius", "linf"])).empty  # as JSMA's records are
     text = figures_sound.beside_text(soundness.beside_jsma(both)).set_index("T")
     assert text.loc["100", "FGSM, Z / T"].startswith("50\N{NO-BREAK SPACE}[") and text.loc["none", "PGD, Z / T"] == "–"
-    assert text.loc["100", "JSMA"].startswith("25.0") and text.loc["100", "images (clean)"] == "4 (100 %)"
+    assert text.loc["100", "JSMA"].startswith("25.0") and text.loc["100", "images (clean)"] == "4 (100.0 %); JSMA: 4"
 
 
 def test_the_union_is_taken_example_by_example():
