@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import pandas as pd
@@ -69,9 +69,7 @@ def success_text(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """`comparison.success_table` as a reader sees it, with the clean accuracy of each network."""
     clean = clean_accuracy(networks)
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": table["temperature"],
+        **_used(table),
         "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
         "ours (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "attacks (images)": [f"{a:,} ({i:,})" for a, i in zip(table["attacks"], table["images"], strict=True)],
@@ -135,9 +133,7 @@ def jsma_paper_text(attacks: pd.DataFrame) -> pd.DataFrame:
 def paper_sized_text(table: pd.DataFrame) -> pd.DataFrame:
     """`analysis.paper_sized` as a reader sees it."""
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": table["temperature"],
+        **_used(table),
         "paper (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["paper"]],
         "first 100 images (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "95 % of draws of 100 images (%)": [f"{low:.2f} to {high:.2f}" for low, high in zip(table["least"], table["most"], strict=True)],
@@ -164,9 +160,7 @@ def status_text(attacks: pd.DataFrame) -> pd.DataFrame:
 def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
     """`comparison.accuracy_table` as a reader sees it."""
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": table["temperature"],
+        **_used(table),
         "accuracy (%) [95 % interval]": [metrics.interval_text(*v, digits=2) for v in zip(table["accuracy"], table["accuracy_low"], table["accuracy_high"], strict=True)],
         "its teacher (%)": ["–" if math.isnan(v) else f"{v:.2f}" for v in table["teacher"]],
         "test images": [f"{n:,}" for n in table["images"]],
@@ -179,9 +173,7 @@ def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
 def split_text(table: pd.DataFrame) -> pd.DataFrame:
     """`analysis.split_table` as a reader sees it."""
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": table["temperature"],
+        **_used(table),
         "what is differentiated": [analysis.VARIANTS[v] for v in table["variant"]],
         "success (%) [95 % interval]": [metrics.interval_text(*v) for v in zip(table["ours"], table["low"], table["high"], strict=True)],
         "attacks (images)": [f"{a:,} ({i:,})" for a, i in zip(table["attacks"], table["images"], strict=True)],
@@ -281,14 +273,19 @@ def logits_text(table: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _named(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns that say of which network a row is, teachers among them."""
+def _used(table: pd.DataFrame, temperature: Iterable[object] | None = None) -> dict[str, list[str]]:
+    """The columns that say of which network a row is, where teachers are not among them."""
     return {
         "data set": [comparison.title(d) for d in table["dataset"]],
         "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "network": [str(r) for r in table["role"]],
-        "T": [str(t) for t in table["temperature"]],
+        "T": [str(t) for t in (table["temperature"] if temperature is None else temperature)],
     }
+
+
+def _named(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns that say of which network a row is, teachers among them."""
+    data_set, training, temperature = _used(table).items()
+    return dict([data_set, training, ("network", [str(r) for r in table["role"]]), temperature])
 
 
 def bin_text(table: pd.DataFrame, number: int, verdicts: Mapping[tuple[str, str, str], str] = NOTHING_SAID) -> pd.DataFrame:
@@ -341,9 +338,7 @@ def between_text(table: pd.DataFrame) -> pd.DataFrame:
 def amplitude_text(table: pd.DataFrame) -> pd.DataFrame:
     """`analysis.amplitude_quantiles` as a reader sees it."""
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": table["temperature"],
+        **_used(table),
         "log10 of the mean amplitude: median": table["median"].map("{:.1f}".format),
         "5 % to 95 % of images": [f"{low:.1f} to {high:.1f}".replace("-", "\N{MINUS SIGN}") for low, high in zip(table["q05"], table["q95"], strict=True)],
         "derivatives exactly 0 in float32": table["float32_zero"].map("{:.1f} %".format),
@@ -363,9 +358,7 @@ def ablation_text(table: pd.DataFrame) -> pd.DataFrame:
         ]
 
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": analysis.trained_at(table),
+        **_used(table, analysis.trained_at(table)),
         "what was done": [w + (" (stayed at chance)" if c else "") for w, c in zip(table["what"], table["at_chance"], strict=True)],
         "accuracy (%) [95 % interval]": cells("accuracy", "accuracy_low", "accuracy_high", 2),
         "the paper's attack (%)": cells("ours", "ours_low", "ours_high", 1),
@@ -397,9 +390,7 @@ def seed_text(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
     """`analysis.seed_table` as a reader sees it."""
     variants = {"attack": [SHORT[v] for v in table["variant"]]} if "variant" in table else {}
     return pd.DataFrame({
-        "data set": [comparison.title(d) for d in table["dataset"]],
-        "training": [RECIPES.get(p, p) for p in table["profile"]],
-        "T": table["temperature"], **variants,
+        **_used(table), **variants,
         "each seed": [", ".join(f"{value:.{digits}f}" for value in each) for each in table["each"]],
         "standard deviation over seeds": table["standard_deviation"].map(f"{{:.{digits}f}}".format),
         "standard error over images": table["standard_error"].map(f"{{:.{digits}f}}".format),
