@@ -14,6 +14,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= _build/records
+DISK := $(if $(filter Linux,$(shell uname -s)),7,2)
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 help:
@@ -25,6 +26,7 @@ setup: .venv/ready
 
 .venv/ready: requirements.txt requirements-attacks.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@[ -d .venv ] || $(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free > $(DISK) else f"setup needs $(DISK) GB of disk, most of it for PyTorch; {free:.1f} GB are free here")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-compile -r requirements.txt -r requirements-attacks.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
