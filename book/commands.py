@@ -10,7 +10,7 @@ from distill import cli
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """# Command line
 
-The command `distill` fetches data, computes runs and says what is recorded. It is in `.venv/bin` after `make setup`, and anywhere after `pip install .`. [Run it yourself](rerun.md) shows it at work. This page is made from the command's own help, and a test compares the two.
+The command `distill` fetches data, computes runs and says what is recorded. It is in `.venv/bin` after `make setup`, and wherever the package is installed ([Reference](api.md)). [Run it yourself](rerun.md) shows it at work. This page is made from the command's own help, and a test compares the two.
 """
 
 

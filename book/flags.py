@@ -9,7 +9,7 @@ from distill import checks
 PAGE = Path(__file__).with_name("warnings.md")
 HEAD = """# How to read our warnings
 
-A failed attack proves nothing about a network until one knows why it failed. `distill.checks.diagnose` runs a handful of cheap attacks on any network that returns logits and raises a flag for each sign that its failures are the attack's. This page says what each flag means and what to do.
+A failed attack proves nothing about a network until one knows why it failed. `distill.checks.diagnose` (whose attacks come from the libraries in `requirements-attacks.txt`, which `make setup` installs) runs a handful of cheap attacks on any network that returns logits and raises a flag for each sign that its failures are the attack's. This page says what each flag means and what to do.
 
 ```python
 import torch

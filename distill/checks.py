@@ -53,7 +53,7 @@ EXPLANATIONS = {
     "ZERO_GRADIENT": Explanation(
         "the float32 gradient of the cross-entropy at the given temperature is exactly zero in some image",
         "The softmax is saturated, or the model has flat steps. Attacks on probabilities see nothing there and stand still.",
-        "Divide the logits by a constant, or attack logits or log-probabilities; if it is zero still, go round the flat part.",
+        "Divide the logits by a constant, or attack logits or log-probabilities; if it is zero still, put a smooth function in the place of the flat step for the gradient, or use an attack without gradients.",
     ),
     "SCALE_DEPENDENT": Explanation(
         "PGD or the JSMA succeeds on more images when the logits are divided by a further constant",
@@ -127,12 +127,14 @@ def diagnose(
     Returns
     -------
     list of Flag
-        Empty if nothing is suspicious. Rates are shares of the images that the model gets right.
+        Empty if nothing is suspicious. Rates are shares of the images that the model gets right; that of RANDOMIZED, of all images.
 
     Raises
     ------
     ValueError
         If an argument is not allowed, or the model gets no image right.
+    ImportError
+        If a library that an attack comes from is not installed (requirements-attacks.txt).
     """
     if not divisors:
         raise ValueError("divisors is empty; allowed are numbers above 1, one or more")

@@ -51,7 +51,7 @@ class Images:
     Attributes
     ----------
     x : Tensor
-        float32, (N, C, H, W): [0, 1] for the MNIST family, standardised feature by feature for CIFAR10.
+        float32, (N, C, H, W): [0, 1] for the MNIST family, standardised for CIFAR10 (see `load`).
     y : Tensor
         int64, (N,), classes.
     name, source, sha256 : str
@@ -348,10 +348,9 @@ def load(name: str, *, train: bool, root: str | Path | None = None, standardised
     DataError
         If no source can be reached, or a file is not the one expected.
     ValueError
-        If the name is unknown, or what is standardised by.
+        If the name is unknown, or ``standardised_by`` is neither "feature" nor "channel".
     """
-    if standardised_by not in ("feature", "channel"):
-        raise ValueError(f"standardised_by is {standardised_by!r}; allowed are feature, channel")
+    _check_standardised_by(standardised_by)
     spec = dataset(name)
     paths, source, digests = fetch(spec, root)
     start = 0 if train else 2
@@ -367,40 +366,51 @@ def load(name: str, *, train: bool, root: str | Path | None = None, standardised
     return Images(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), name, source, digests[start])
 
 
+def _check_standardised_by(by: str) -> None:
+    if by not in ("feature", "channel"):
+        raise ValueError(f"standardised_by is {by!r}; allowed are feature, channel")
+
+
 def _standardised(pixels: np.ndarray, train_path: Path, train: bool, by: str = "feature") -> Tensor:
-    """Subtract the training set's mean and divide by its deviation, each of the 3,072 features by its own.
+    """Subtract the training set's mean and divide by its deviation, each of the 3,072 features by its own, or each channel.
 
     The paper gives only the range of the result, [-2.22, 2.62] on the test set (section V-A); this
     reading gives [-2.207, 2.625], per-channel statistics give [-1.99, 2.13].
     """
-    reference = pixels if train else decode_idx(_read(train_path), str(train_path))
-    axes = 0 if by == "feature" else (0, 2, 3)
-    mean, deviation = (f(reference, axis=axes, keepdims=True)[0] for f in (np.mean, np.std))  # NumPy sums bytes in float64
+    mean, deviation = _statistics(pixels if train else decode_idx(_read(train_path), str(train_path)), by)
     x = np.empty(pixels.shape, np.float32)
     for start in range(0, len(x), 5000):  # in float64 without a float64 copy of the whole set
         x[start : start + 5000] = (pixels[start : start + 5000] - mean) / deviation
     return torch.from_numpy(x)
 
 
-def standardisation(name: str, *, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
+def _statistics(pixels: np.ndarray, by: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each feature, or of each channel; NumPy sums bytes in float64."""
+    axes = 0 if by == "feature" else (0, 2, 3)
+    return pixels.mean(axes, keepdims=True)[0], pixels.std(axes, keepdims=True)[0]
+
+
+def standardisation(name: str, *, root: str | Path | None = None, standardised_by: str = "feature") -> tuple[Tensor, Tensor]:
     """What `load` standardises images by, on the pixels' scale of [0, 1]: ``(pixel - mean) / deviation``.
 
     Returns
     -------
     mean, deviation : Tensor
-        float32 (C, H, W), of the training set's features; 0 and 1, of shape (1, 1, 1), for a data set that is left as it is.
+        float32 (C, H, W), of the training set's features, or (C, 1, 1), of its channels; 0 and 1, of shape (1, 1, 1), for a data
+        set that is left as it is.
 
     Raises
     ------
     DataError, ValueError
         See `load`.
     """
+    _check_standardised_by(standardised_by)
     spec = dataset(name)
     if not spec.standardise:
         return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     path = fetch(spec, root)[0][0]
     pixels = decode_idx(_read(path), str(path))
-    mean, deviation = (torch.from_numpy((part / 255).astype(np.float32)) for part in (pixels.mean(0), pixels.std(0)))
+    mean, deviation = (torch.from_numpy((part / 255).astype(np.float32)) for part in _statistics(pixels, standardised_by))
     return mean, deviation
 
 

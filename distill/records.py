@@ -461,8 +461,8 @@ def load(
     dataset, profile : str, optional
         Without them, all.
     kind : {"model", "attack", "prediction", "sensitivity", "neighbour", "stop", "diagnosis", "benchmark"}
-        What a row is: a trained network, one attack on one image, what a network says of one test image, the
-        derivatives at one, one measurement of speed.
+        What a row is: a trained network; one attack on one image; what a network says of one test image; the derivatives at
+        one; the nearest training image of one; one attack that stopped short; a flag of `distill.checks`; one measurement of speed.
     store : path, optional
         See `stores`.
     **where

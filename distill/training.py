@@ -110,7 +110,7 @@ def soft_labels(teacher: nn.Module, x: Tensor, temperature: float, *, batch_size
 
 
 def smoothed_labels(labels: Tensor, classes: int) -> Tensor:
-    """Soft labels without distillation, the control of section V-B: 0.9 for the class, 1 / (10 N) for each of the others.
+    """Soft labels without distillation, the control of section V-B: 0.9 for the class, 0.1 / ``classes`` for each of the others.
 
     Returns
     -------
@@ -173,7 +173,8 @@ def defend(
     recipe : Recipe
         Of both trainings, such as ``Recipe("mine", epochs=10, optimiser="adam", learning_rate=1e-3, momentum=0.9)``.
     seed, precision, progress
-        See `fit`. Initial weights are drawn by the factory, from torch's generator seeded with ``seed``.
+        See `fit`. The teacher is drawn by the factory, from torch's generator, and trained with the
+        seed ``2 * seed``, the student with ``2 * seed + 1``; so half of the largest seed of `fit` is the largest here.
 
     Returns
     -------
@@ -269,7 +270,7 @@ def fit(
         Of the layers' arithmetic; softmax, loss and weights are always float32. The networks of `distill.models`
         also keep their last layer in float32, with any other network it is autocast like the rest.
     checkpoint : path, optional
-        Written after every epoch and read at the start: a killed training goes on where it was, and ends
+        Written after every epoch but the last and read at the start: a killed training goes on where it was, and ends
         with the weights that an undisturbed one has. It cannot hold a network with tied weights.
     name : str
         Says in progress and errors which network this is.

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from distill import checks, cli
+from distill.attacks import others
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -77,3 +78,14 @@ def test_every_glossary_word_is_used_and_every_used_word_is_there():
     named = {pair[0] or pair[1] for text in pages for pair in re.findall(r"\{term\}`(?:[^`<]*<([^>`]+)>|([^`<]+))`", text)}
     assert 25 <= len(words) <= 45
     assert named <= words
+
+
+def test_the_reference_has_every_attack_with_its_options():
+    text = (ROOT / "book" / "api.md").read_text()
+    rows = {name: cells for name, *cells in re.findall(r"^\| `(\w+)` \| (\S+) \| (.+?) \| (\d+) \| (\S+) \|$", text, re.MULTILINE)}
+    assert list(rows) == list(others.ATTACKS)
+    for name, (norm, options, steps, library) in rows.items():
+        about = others.ATTACKS[name]
+        assert (norm.replace("∞", "inf").lower(), int(steps), library) == (about.norm, about.steps, about.library or "ours")
+        assert re.findall(r"`(\w+)`", options) == list(others._options(about.run))
+        assert re.findall(r"\*\*`(\w+)`\*\*", options) == [option for option, needed in others._options(about.run).items() if needed]

@@ -276,17 +276,20 @@ def test_pixels_measures_standardised_images_on_the_scale_of_pixels():
         attack("ddn", model, standardised, y)
 
 
-def test_standardisation_is_what_load_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize("by", ["feature", "channel"])
+def test_standardisation_is_what_load_does(by, tmp_path, monkeypatch):
     pixels = np.random.default_rng(1).integers(0, 256, (50, 3, 32, 32), np.uint8)
     path = tmp_path / "train"
     path.write_bytes(data.encode_idx(pixels))
     monkeypatch.setattr(data, "fetch", lambda spec, root=None: ([path], "", []))
-    wrapped = Pixels(nn.Identity(), *data.standardisation("cifar10"))
-    x = data._standardised(pixels, path, True)
+    wrapped = Pixels(nn.Identity(), *data.standardisation("cifar10", standardised_by=by))
+    x = data._standardised(pixels, path, True, by)
     assert torch.allclose(wrapped(torch.from_numpy(pixels / np.float32(255))), x, atol=1e-5)
     assert torch.equal(wrapped.images(x).mul(255).round().byte(), torch.from_numpy(pixels))
     plain = Pixels(nn.Identity(), *data.standardisation("mnist"))
     assert torch.equal(plain(x), x)
+    with pytest.raises(ValueError, match="allowed are feature, channel"):
+        data.standardisation("cifar10", standardised_by="pixel")
 
 
 @pytest.mark.parametrize(

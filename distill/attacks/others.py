@@ -122,7 +122,8 @@ def attack(
     seed : int
         Of torch's generator during the attack.
     steps : int, optional
-        Iterations, queries for "square", draws for "random"; without it, the attack's own number in `ATTACKS`.
+        Iterations, queries for "square", draws for "random"; not used by "fgsm" and "fgsm_dl", which take one step. Without it,
+        the attack's own number in `ATTACKS`.
     batch_size : int
         Images attacked together.
     **options

@@ -1,4 +1,4 @@
-"""Which features to change: the exact searches of arXiv 1511.07528, Algorithm 3, in O(n log n)."""
+"""Which features to change: the exact searches of arXiv 1511.07528, Algorithm 3, without writing down all pairs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class Pair(NamedTuple):
 
 
 def best_pair(alpha: Tensor, beta: Tensor, usable: Tensor) -> Pair:
-    """The pair of features with the largest saliency (arXiv 1511.07528, Algorithm 3), exactly, in O(n log n).
+    """The pair of features with the largest saliency (arXiv 1511.07528, Algorithm 3), exactly.
 
     Over pairs p < q of usable features with a = alpha_p + alpha_q > 0 and b = beta_p + beta_q < 0 it maximises
     -a * b. A feature that two others dominate (alpha as large and beta as small, ties by index) can always be
-    replaced by one of them, so only features with at most one dominator are paired.
+    replaced by one of them, so only features with at most one dominator are paired: O(n log n), and the square of their number,
+    which is small unless alpha and beta order the features against one another.
 
     Parameters
     ----------
