@@ -16,6 +16,7 @@ BIN := .venv/bin
 STORE ?= _build/records
 DISK := $(if $(filter Linux,$(shell uname -s)),7,2)
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
+unexport PYTHONDONTWRITEBYTECODE  # where it is set, each of the many processes of a run would compile PyTorch's sources anew
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
