@@ -75,9 +75,10 @@ def on_common_images(attacks: pd.DataFrame, variants: Sequence[str]) -> pd.DataF
     if not asked.any():
         return attacks[asked]
     network = ["profile", "dataset", "role", "temperature", "seed"]
-    runs = attacks[asked].assign(variant=named[asked]).reset_index(drop=True)
+    runs = attacks.loc[asked, [*network, "image"]].assign(variant=named[asked]).reset_index(drop=True)
     there = runs.groupby([*network, "image"])["variant"].transform("nunique")
-    return attacks[asked][(there == runs.groupby(network)["variant"].transform("nunique")).to_numpy()]
+    common = there == runs.groupby(network)["variant"].transform("nunique")
+    return attacks.iloc[np.flatnonzero(asked)[common.to_numpy()]]
 
 
 def paper_attack(attacks: pd.DataFrame) -> pd.DataFrame:
@@ -137,6 +138,14 @@ def paper_sized(attacks: pd.DataFrame, images: int = 100, draws: int = 100_000) 
     return pd.DataFrame(rows)
 
 
+def _with_variant(attacks: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Whose attacks they are, these columns alone, and ``variant``: a table of millions of rows is costly to copy whole."""
+    if attacks.empty:
+        return pd.DataFrame(columns=[*NETWORK, "record", *columns, "variant"])
+    kept = [name for name in (*NETWORK, "seed", "record", *columns) if name in attacks]
+    return attacks[kept].assign(variant=variant(attacks))
+
+
 def success_within(attacks: pd.DataFrame, budget: int) -> Estimate:
     """Share of attacks that reached their target with at most ``budget`` features, clustered by source image."""
     return metrics.clustered_mean(attacks["success"] & (attacks["features_changed"] <= budget), attacks["image"])
@@ -166,7 +175,7 @@ def split_table(attacks: pd.DataFrame, *, budget: int = MAX_FEATURES) -> pd.Data
         If there are several seeds, or several records of one network and variant: their rows would be mixed.
     """
     rows = []
-    chosen = attacks.assign(variant=variant(attacks)) if len(attacks) else pd.DataFrame(columns=[*attacks.columns, "variant"])
+    chosen = _with_variant(attacks, ["image", "success", "features_changed", "max_features", "status"])
     chosen = chosen[chosen["variant"] != ""]
     if len(chosen):
         comparison.one_of_each(chosen, "attacks", "variant")
@@ -336,7 +345,7 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
         If there are several seeds, or several records of one network and variant: their rows would be mixed.
     """
     rows = []
-    chosen = attacks.assign(variant=variant(attacks))
+    chosen = _with_variant(attacks, ["image", "success", "features_changed", "max_features"])
     chosen = chosen[chosen["role"].isin(comparison.USED) & chosen["variant"].isin(["float32", "exact"])]
     comparison.one_of_each(chosen, "attacks", "variant")
     for (profile, dataset, role, temperature, name), group in chosen.groupby([*NETWORK, "variant"], sort=False):

@@ -525,7 +525,7 @@ def results(
         raise ValueError(f"unknown profile {profile_name!r}: allowed are {', '.join(PROFILES)} and {PUBLISHED}")
     seeds = parse_seeds(seed)
     names = list(dict.fromkeys(map(str, listed(datasets) or []))) or list(profile("paper" if published else profile_name).temperatures)
-    tables: dict[str, list[pd.DataFrame]] = {}
+    there: dict[str, list[records.Record]] = {}
     for one in ("paper", "quick") if published else (profile_name,):
         for dataset in names:
             asked = wanted or (TEMPERATURES if published else None)
@@ -540,8 +540,8 @@ def results(
                 configs = {records.key(config): config for config in same}.values()
                 on_record = (records.find(config, context.look_in) for config in configs)
                 if record := next(filter(None, on_record), None):
-                    tables.setdefault(record.config["kind"], []).append(record.table())
-    found = {kind: pd.concat(frames, ignore_index=True) for kind, frames in tables.items()}
+                    there.setdefault(record.config["kind"], []).append(record)
+    found = {kind: records.joined(runs) for kind, runs in there.items()}
     if published:
         what = f"{', '.join(map(str, names))} with seed {', '.join(map(str, seeds))}"
         everything = functools.partial(results, profile_name, names, seed=seeds, store=store, stages=("train",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -84,11 +85,17 @@ def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Ser
         half = Z * math.sqrt(m / (m - 1) * np.square(total - mean * size).sum()) / n
         low, high = _wilson(mean, mean * (1 - mean) / (half / Z) ** 2) if rate else (mean - half, mean + half)
         return Estimate(mean, low, high, n, m)
+    return Estimate(mean, *_bootstrap(total.tobytes(), size.astype(np.int64).tobytes(), seed), n, m)
+
+
+@functools.lru_cache(maxsize=4096)
+def _bootstrap(total: bytes, size: bytes, seed: int) -> tuple[float, float]:
+    """Percentile interval of the ratio of float64 sums to int64 sizes; a chapter asks for the same ones in several tables."""
     interval = scipy.stats.bootstrap(
-        (total, size), lambda s, k, axis: s.sum(axis) / k.sum(axis), paired=True, vectorized=True,
+        (np.frombuffer(total), np.frombuffer(size, np.int64)), lambda s, k, axis: s.sum(axis) / k.sum(axis), paired=True, vectorized=True,
         n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE, method="percentile", random_state=seed,
     ).confidence_interval  # fmt: skip
-    return Estimate(mean, float(interval.low), float(interval.high), n, m)
+    return float(interval.low), float(interval.high)
 
 
 def _wilson(rate: float, n: float) -> tuple[float, float]:

@@ -22,12 +22,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import pandas as pd
 import platformdirs
 import torch
@@ -85,17 +86,20 @@ class Record:
 
     def table(self) -> pd.DataFrame:
         """The run's rows, with the columns that its configuration fixes."""
+        return joined([self])
+
+    def _rows(self) -> pd.DataFrame:
+        """What the run measured, checked."""
         measured = MEASURED.get(self.config["kind"], set())
         try:
             frame = pd.read_parquet(self.path / "table.parquet")
         except Exception as error:  # a damaged file whose hash was made to fit; pandas and Arrow raise what they like
             raise RecordError(f"{self.path / 'table.parquet'} cannot be read: {' '.join(str(error).split())[:200]}") from None
-        fixed = pd.DataFrame({**self.columns, "record": self.path.name}, index=frame.index)
-        if twice := set(fixed.columns) & set(frame.columns):
+        if twice := {*self.columns, "record"} & set(frame.columns):
             raise RecordError(f"{self.path} gives the column {sorted(twice)[0]!r} twice: measured, and as one value for the whole run")
         if len(frame) == 0 or not measured <= set(frame.columns):
             raise RecordError(f"{self.path / 'table.parquet'} has no {', '.join(sorted(measured - set(frame.columns))) or 'rows'}")
-        return pd.concat([frame, fixed], axis=1)
+        return frame
 
     def weights(self) -> dict[str, Tensor]:
         """The trained network's tensors by name."""
@@ -108,6 +112,24 @@ class Record:
             return load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise RecordError(f"{path} is no safetensors file: {error}") from None
+
+
+def joined(found: Sequence[Record]) -> pd.DataFrame:
+    """The rows of runs of one kind, one run below the other, with the columns that each run's configuration fixes.
+
+    Raises
+    ------
+    RecordError
+        If a table cannot be read, has no rows, lacks a column of its kind, or measures a column that the configuration fixes.
+    """
+    measured = [record._rows() for record in found]
+    fixed = [{**record.columns, "record": record.path.name} for record in found]
+    names = {name for frame in measured for name in frame}
+    for frame, values in zip(measured, fixed, strict=True):
+        for name in [name for name in values if name in names]:  # fixed for this run, measured by another
+            frame[name] = values.pop(name)
+    of_run = np.repeat(np.arange(len(found)), [len(frame) for frame in measured])
+    return pd.concat([pd.concat(measured, ignore_index=True), pd.DataFrame(fixed).take(of_run).reset_index(drop=True)], axis=1)
 
 
 def own_store() -> Path:
@@ -488,12 +510,12 @@ def load(
         if name not in known:
             raise ValueError(f"no record has the column {name!r}; allowed are {', '.join(known)}")
     wanted = {name: value for name, value in {"dataset": dataset, "profile": profile, **where}.items() if value is not None}
-    frames = [
-        record.table()
+    chosen = [
+        record
         for record in there
         if record.config["kind"] == kind and all(record.columns.get(name) == value for name, value in wanted.items())
     ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return joined(chosen) if chosen else pd.DataFrame()
 
 
 # --- provenance ------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def beside_jsma(attacks: pd.DataFrame) -> pd.DataFrame:
     ValueError
         If there are several seeds, or several records of one network: their rows would be mixed.
     """
-    if BOUNDED not in set(attacks["draw"]):
+    if not (attacks["draw"] == BOUNDED).any():
         return pd.DataFrame()
     table = attack_table(attacks, BOUNDED)
     free = table["attack"].map(lambda name: ATTACKS[name].scale_free)

@@ -51,6 +51,20 @@ def test_a_column_that_no_record_has_is_refused(tmp_path):
     assert records.load(kind="model", store=tmp_path, attack="jsma").empty  # a column of other records
 
 
+def test_runs_below_one_another_keep_what_each_measured_and_what_each_fixed(tmp_path):
+    attack = CONFIG | {"kind": "attack"}
+    made = [
+        records.write(tmp_path, attack | {"seed": seed}, pd.DataFrame({"success": success} | measured),
+                      columns={"seed": seed} | columns, provenance={"wall_seconds": 1.0})
+        for seed, success, measured, columns in ((0, [True, False], {"steps": [3, 4]}, {"output": "logits"}), (1, [True], {}, {"steps": 7}))
+    ]  # fmt: skip
+    table = records.joined(made)
+    assert table.columns.is_unique and table.index.tolist() == [0, 1, 2]
+    assert table["success"].tolist() == [True, False, True] and table["seed"].tolist() == [0, 0, 1] and table["steps"].tolist() == [3, 4, 7]
+    assert table["output"].tolist()[:2] == ["logits"] * 2 and table["output"].isna().tolist() == [False, False, True]
+    assert table["record"].tolist() == [made[0].path.name] * 2 + [made[1].path.name]
+
+
 def test_others_may_read_all_of_a_record(tmp_path):
     record = write(tmp_path)
     files = {file.name: file.stat().st_mode & 0o777 for file in record.path.iterdir()}
