@@ -45,7 +45,7 @@ test: setup
 	$(MAKE) site-test
 
 site-test: setup
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder tests/site
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder tests/site
 
 link-check: setup
 	$(BIN)/python book/build.py --links

@@ -1,6 +1,7 @@
 """One browser for the whole session; where there is none, one line says so at the end."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,25 @@ import pytest
 from browsing import HTML, ROOT, SHOTS, serve
 from filelock import FileLock
 from playwright.sync_api import Error, sync_playwright
+from xdist.scheduler import LoadScopeScheduling
 
+PAGE = re.compile(r"test_pages\.py::.*\[(?:light-|dark-)?(.+?)(?:-light|-dark)?\]$")
 INSTALLED = ("chromium", "chromium-browser", "google-chrome")
 NONE = "no browser: "
+
+
+class ByPage(LoadScopeScheduling):
+    """One process a page, which is then visited once; one for the figures, which builds the book while another tests the live page."""
+
+    def _split_scope(self, nodeid):
+        if "test_figures.py" in nodeid:
+            return "figures"
+        return PAGE.search(nodeid)[1] if PAGE.search(nodeid) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByPage(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import re
 import pytest
 
 FIGURE = "figure.drawn#success"
-pytestmark = pytest.mark.xdist_group("figures")  # first and in one process: it builds the book while another tests the live page without
 
 
 @pytest.fixture()

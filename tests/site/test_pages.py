@@ -35,7 +35,7 @@ CUT = """width => [...document.querySelectorAll('.bd-article :is(img, table, pre
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in PAGES],
+    params=PAGES,
     ids=lambda name: name.removeprefix("book/"),
 )
 def seen(request, browser, site):
