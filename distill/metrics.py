@@ -88,7 +88,7 @@ def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Ser
     return Estimate(mean, *_bootstrap(total.tobytes(), size.astype(np.int64).tobytes(), seed), n, m)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _bootstrap(total: bytes, size: bytes, seed: int) -> tuple[float, float]:
     """Percentile interval of the ratio of float64 sums to int64 sizes; a chapter asks for the same ones in several tables."""
     interval = scipy.stats.bootstrap(
