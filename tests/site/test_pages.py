@@ -33,11 +33,7 @@ CUT = """width => [...document.querySelectorAll('.bd-article :is(img, table, pre
 }).map(e => e.outerHTML.slice(0, 120))"""
 
 
-@pytest.fixture(
-    scope="module",
-    params=PAGES,
-    ids=lambda name: name.removeprefix("book/"),
-)
+@pytest.fixture(scope="module", params=PAGES, ids=lambda name: name.removeprefix("book/"))
 def seen(request, browser, site):
     """One visit a page: light, dark, narrow, on paper."""
     name = request.param
