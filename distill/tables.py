@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -30,7 +31,8 @@ NOTHING_SAID: Mapping[tuple[str, str, str], str] = MappingProxyType({})
 
 def html(table: pd.DataFrame, *, escape: bool = True) -> str:
     """A table as HTML for a page; without ``escape`` its cells may be HTML themselves."""
-    return table.to_html(index=False, border=0, justify="left", classes="comparison", na_rep="–", escape=escape)
+    drawn = table.to_html(index=False, border=0, justify="left", classes="comparison", na_rep="–", escape=escape)
+    return re.sub(r"<td>-(?=\d|inf)", "<td>\N{MINUS SIGN}", drawn)  # as numbers with an interval have it
 
 
 def by_recipe(table: pd.DataFrame) -> str:
@@ -391,7 +393,7 @@ def seed_text(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
     variants = {"attack": [SHORT[v] for v in table["variant"]]} if "variant" in table else {}
     return pd.DataFrame({
         **_used(table), **variants,
-        "each seed": [", ".join(f"{value:.{digits}f}" for value in each) for each in table["each"]],
+        "each seed": [", ".join(f"{value:.{digits}f}" for value in each).replace("-", "\N{MINUS SIGN}") for each in table["each"]],
         "standard deviation over seeds": table["standard_deviation"].map(f"{{:.{digits}f}}".format),
         "standard error over images": table["standard_error"].map(f"{{:.{digits}f}}".format),
         "images": [f"{n:,}" for n in table["images"]],

@@ -151,6 +151,7 @@ def test_seeds_stand_beside_the_interval_of_one():
     hot = attacks.assign(temperature=50.0, record="hot " + attacks["record"])
     assert analysis.seed_table(pd.concat([fewer, hot]), analysis.split_table)["images"].tolist() == [1, 2]  # each network by itself
     assert tables.seed_text(table)["each seed"].tolist() == ["83.3, 33.3, 50.0"]
+    assert tables.seed_text(table.assign(each=[[-0.5, 0.25]]), 2)["each seed"].tolist() == ["\N{MINUS SIGN}0.50, 0.25"]
     assert analysis.seed_table(alone, analysis.split_table).empty and analysis.seed_table(alone[:0], analysis.split_table).empty
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_stripping_changes_nothing_in_a_committed_chapter_and_takes_timestamps_o
     assert copy.read_text() != chapter.read_text()
     build.strip(copy, keep_injected=False)
     assert copy.read_text() == chapter.read_text()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_negative_numbers_have_a_minus_sign(chapter):
+    cells = nbformat.read(chapter, as_version=4).cells
+    shown = [
+        output.get("data", {}).get(kind, "")
+        for cell in cells
+        for output in cell.get("outputs", [])
+        for kind in ("text/html", "text/markdown")
+    ]
+    assert not re.findall(r"(?:^|[\s\[(>])-\d[\d.]*", re.sub(r"=\"[^\"]*\"", "", "\n".join(shown)))  # what attributes hold is not shown
 
 
 def test_every_figure_is_described():
