@@ -41,7 +41,7 @@ replicate: setup
 test site-test: export DISTILL_STORE = $(abspath _build/none)
 test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-kernel-name=python3 $(wildcard tests/test_*.py) book
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --nbval --nbval-kernel-name=python3 $(wildcard tests/test_*.py) book
 	$(MAKE) site-test
 
 site-test: setup

@@ -1,14 +1,31 @@
-"""Where the built book is, and a folder as a web site of this machine."""
+"""The built book, and a folder as a web site of this machine."""
 
 import contextlib
 import functools
 import http.server
+import subprocess
+import sys
 import threading
 from pathlib import Path
+
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 HTML = ROOT / "_build" / "html"
 SHOTS = ROOT / "_build" / "screenshots"
+
+
+def build():
+    """Build the site unless it is newer than all its sources; of several processes one does, the others wait."""
+    sources = [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / "CITATION.cff"]
+    sources += [
+        path for folder in ("_static", "book", "distill") for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc" and path.is_file()
+    ]
+    built = HTML / "searchindex.js"
+    HTML.parent.mkdir(exist_ok=True)
+    with FileLock(HTML.parent / "html.lock"):
+        if not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+            subprocess.run([sys.executable, ROOT / "book" / "build.py"], check=True)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

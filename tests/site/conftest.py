@@ -3,13 +3,10 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from browsing import HTML, ROOT, SHOTS, serve
-from filelock import FileLock
+from browsing import HTML, SHOTS, build, serve
 from playwright.sync_api import Error, sync_playwright
 from xdist.scheduler import LoadScopeScheduling
 
@@ -52,15 +49,7 @@ def browser():
 @pytest.fixture(scope="session")
 def site(browser):
     """The address of the book as its sources are now."""
-    sources = [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / "CITATION.cff"]
-    sources += [
-        path for folder in ("_static", "book", "distill") for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc" and path.is_file()
-    ]
-    built = HTML / "searchindex.js"
-    HTML.parent.mkdir(exist_ok=True)
-    with FileLock(HTML.parent / "html.lock"):  # processes of pytest-xdist build it once
-        if not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-            subprocess.run([sys.executable, ROOT / "book" / "build.py"], check=True)
+    build()
     SHOTS.mkdir(exist_ok=True)
     with serve(HTML) as url:
         yield url
