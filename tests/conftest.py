@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import matplotlib
@@ -37,10 +36,3 @@ def pytest_collection_modifyitems(items):
     """The longest files first, so that no process of pytest-xdist is left with one at the end."""
     longest = ["test_book.py", "test_build.py", "test_experiments.py"]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """One process more than there are processors, as tests wait too: for kernels, for a browser, for what they start."""
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" not in os.environ:
-        return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
