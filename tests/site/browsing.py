@@ -8,11 +8,14 @@ import sys
 import threading
 from pathlib import Path
 
+import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 HTML = ROOT / "_build" / "html"
 SHOTS = ROOT / "_build" / "screenshots"
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 
 
 def build():

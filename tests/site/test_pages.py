@@ -7,12 +7,9 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
-from browsing import HTML, ROOT, SHOTS
+from browsing import HTML, PAGES, SHOTS
 
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 LIVE = "book/live"  # loads a network
 WEIGHT = 1_500_000  # bytes of a page with everything that it loads
 WIDE, NARROW, PAPER = 1400, 390, 718  # pixels; the last is A4 without its margins
