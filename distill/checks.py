@@ -136,11 +136,9 @@ def diagnose(
     ImportError
         If a library that an attack comes from is not installed (requirements-attacks.txt).
     """
-    if not divisors:
-        raise ValueError("divisors is empty; allowed are numbers above 1, one or more")
-    if not all(_number(divisor) and divisor > 1 for divisor in divisors):
-        raise ValueError(f"divisors is {divisors!r}; allowed are numbers above 1, one or more")
-    _check("pgd", model, images, labels, None, temperature, steps, 100, {"radius": radius})
+    if not isinstance(divisors, Sequence) or not divisors or not all(_number(divisor) and divisor > 1 for divisor in divisors):
+        raise ValueError(f"divisors is {divisors!r}; allowed is a sequence of numbers above 1, one or more")
+    _check("pgd", model, images, labels, None, temperature, steps, 100, {"radius": radius}, seed)
     if max_features is not None:
         _check_budget(max_features, images)
     with _frozen(model), torch.no_grad():

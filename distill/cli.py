@@ -126,7 +126,7 @@ def _device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.split(":")[0]
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+    if name not in ("cpu", "cpu:0") and (kind != "cuda" or not torch.cuda.is_available()):
         raise Usage(f"--device {name!r} is not there: allowed are cpu{' and cuda' if torch.cuda.is_available() else ''} on this machine")
     try:
         torch.empty(0, device=name)
@@ -148,7 +148,8 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace, profile: str, temperatures: list[str] | None = None, stages: list[str] | None = None) -> list[dict]:
-    datasets = list(dict.fromkeys(_list(options.dataset) or plans.profile(profile).temperatures))
+    named = _list(options.dataset) or plans.profile(profile).temperatures
+    datasets = {data.dataset(name).name: name for name in named}.values()  # a folder once, however it is spelled
     images = None if options.images is None else _whole(options.images)
     if images == 0:
         raise Usage(f"--images {options.images!r}: allowed is an integer from 1 to the number of test images")
@@ -182,10 +183,16 @@ def _run(options: argparse.Namespace) -> int:
             raise Usage(f"--images {options.images}: {name} has {there:,} test images, and so many are allowed")
     failures = experiments.ensure(runs, context, engine=engine)
     done = [record for config in runs if (record := _readable(config, context.look_in)) is not None]
+    published = 0
     for record in done if options.publish else []:
-        _publish(record)
-    published = f", {len(done)} published in {records.PUBLISHED}" if options.publish else ""
-    print(f"{len(done)} of {len(runs)} runs are recorded{published}")
+        try:
+            _publish(record)
+            published += 1
+        except records.RecordError as error:  # another result is published: the others are published nevertheless
+            if not any(str(error) in failure for failure in failures):
+                failures.append(str(error))
+    told = f", {published} published in {records.PUBLISHED}" if options.publish else ""
+    print(f"{len(done)} of {len(runs)} runs are recorded{told}")
     of_cause: dict[str, list[str]] = {}
     for failure in failures:
         of_cause.setdefault(failure.split(": ", 1)[-1], []).append(failure)

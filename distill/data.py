@@ -296,12 +296,14 @@ def folder(path: str | os.PathLike, what: str) -> Path:
     Raises
     ------
     ValueError
-        If there is no such person; ``what`` names the argument.
+        If it is none, or there is no such person; ``what`` names the argument.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise ValueError(f"{what} is {os.fspath(path)!r}; allowed is a folder, and no one here has that home folder") from None
+    except TypeError:
+        raise ValueError(f"{what} is {path!r}; allowed is a folder") from None
 
 
 def dataset(name: str) -> DataSet:
@@ -317,7 +319,10 @@ def dataset(name: str) -> DataSet:
         return DATASETS[name]
     if os.sep in name or name == ".":
         if Path(name).is_dir():
-            return DataSet(str(Path(name).resolve()), "mnist", 1.0, _PLAIN, (), ())
+            full = str(Path(name).resolve())
+            if any("\ud800" <= letter <= "\udfff" for letter in full):  # a record could not hold it
+                raise ValueError(f"data set {full!r}: its name is not UTF-8; allowed is a folder whose name is")
+            return DataSet(full, "mnist", 1.0, _PLAIN, (), ())
         raise ValueError(f"data set {name!r} is not a folder")
     raise ValueError(f"unknown data set {name!r}: known are {', '.join(DATASETS)}, or the path of a folder of IDX files")
 
@@ -494,7 +499,10 @@ def _plain_or_gz(path: Path) -> Path:
     packed = path.with_name(path.name + ".gz")
     if not path.exists() and not packed.exists():
         raise DataError(f"{path} is missing: a folder of IDX files has {', '.join(_PLAIN)} (or the same with .gz)")
-    return path if path.exists() else packed
+    found = path if path.exists() else packed
+    if not found.is_file():  # a pipe would be waited for
+        raise DataError(f"{found} is no file")
+    return found
 
 
 def _read(path: Path) -> bytes:

@@ -9,6 +9,7 @@ import functools
 import shutil
 import sys
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,19 @@ from torch import nn
 from distill import checks, data, models, records, sensitivity, training
 from distill.attacks import others
 from distill.attacks.jsma import Status, all_targets, jsma
-from distill.plans import PROFILES, TEMPERATURES, Config, drawn_images, listed, needs, parse_seeds, parse_temperatures, plan, profile
+from distill.plans import (
+    PROFILES,
+    TEMPERATURES,
+    Config,
+    data_identity,
+    drawn_images,
+    listed,
+    needs,
+    parse_seeds,
+    parse_temperatures,
+    plan,
+    profile,
+)
 
 PUBLISHED = "published"  # instead of a profile: what is on record, whatever the profile
 WIDE = (
@@ -88,8 +101,10 @@ def attempt(config: Config, context: Context) -> Outcome:
         record = run(config, context)
     except STOPS:
         raise
-    except FAILURES as error:
-        failure = " ".join(str(error).split())
+    except Exception as error:  # one that is none of `FAILURES` is a fault of ours, or of a library: it says where
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, FAILURES) else f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: "
+        failure = where + " ".join(str(error).split())
     return Outcome(config, record, failure, time.perf_counter() - started)
 
 
@@ -159,7 +174,7 @@ def run(config: Config, context: Context) -> records.Record:
 
 
 def _train(config: Config, context: Context, work: Path) -> records.Record:
-    images, test = (_images_of(config, half, context) for half in (True, False))
+    images, test = (_images(config, half, context) for half in (True, False))
     labels = images.y
     if above := needs(config):
         teacher = load_model(above[0], context)
@@ -209,7 +224,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
     model = load_model(config["network"], context).model
     if config.get("flush"):
         context, model = dataclasses.replace(context, device="cpu"), model.cpu()
-    test = _images_of(config["network"], False, context)
+    test = _images(config["network"], False, context)
     drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
     x, label = test.x[drawn], test.y[drawn]
     with torch.no_grad():
@@ -256,7 +271,7 @@ def _attack(config: Config, context: Context, work: Path) -> records.Record:
 def _suite(config: Config, context: Context) -> records.Record:
     """Published attacks on one network, on images in [0, 1]: a row an image, or a target of an image, and attack."""
     model = load_model(config["network"], context).model
-    test = _images(config["dataset"], False, context)
+    test = _images(config["network"], False, context)
     mean, deviation = (part.to(context.device) for part in data.standardisation(config["dataset"], root=context.data_root))
     net = others.Pixels(model, mean, deviation).eval()
     drawn = torch.from_numpy(_draw(config, test.y)).to(context.device)
@@ -325,7 +340,7 @@ def _draw(config: Config, labels: torch.Tensor) -> np.ndarray:
 
 def _diagnose(config: Config, context: Context, work: Path) -> records.Record:
     """The flags of `distill.checks` on one network, a row a flag and temperature; a row without a flag where none is raised."""
-    test = _images(config["dataset"], False, context)
+    test = _images(config["network"], False, context)
     mean, deviation = (part.to(context.device) for part in data.standardisation(config["dataset"], root=context.data_root))
     net, surrogate = (
         others.Pixels(load_model(config[name], context).model, mean, deviation).eval() for name in ("network", "surrogate_network")
@@ -348,7 +363,7 @@ def _diagnose(config: Config, context: Context, work: Path) -> records.Record:
 def _predict(config: Config, context: Context, work: Path) -> records.Record:
     """What the network says of every test image, at T = 1 and at its own T: Table III's confidence, the size of the logits."""
     model = load_model(config["network"], context).model
-    test = _images(config["dataset"], False, context)
+    test = _images(config["network"], False, context)
     started = time.perf_counter()
     with torch.no_grad():
         logits = torch.cat([model(part) for part in test.x.split(1000)])
@@ -378,7 +393,7 @@ def _neighbours(config: Config, context: Context, work: Path) -> records.Record:
     gallery = config["gallery"]
     record = records.find(gallery, context.look_in) or run(gallery, context)
     rows = record.table()
-    train = _images(config["dataset"], True, context)
+    train = _images(config["network"], True, context)
     started = time.perf_counter()
     before = torch.from_numpy(np.stack(list(rows["pixels"])))
     after = before.clone()
@@ -407,7 +422,7 @@ def _stop(config: Config, context: Context, work: Path) -> records.Record:
     rows = record.table()
     rows = rows[~rows["success"]].reset_index(drop=True)
     model = load_model(config["network"], context).model
-    test = _images_of(config["network"], False, context)
+    test = _images(config["network"], False, context)
     started = time.perf_counter()
     x = test.x[torch.from_numpy(rows["image"].to_numpy(np.int64)).to(context.device)]
     result = jsma(model, x, torch.from_numpy(rows["target"].to_numpy(np.int64)).to(context.device), max_features=attack["max_features"],
@@ -447,7 +462,7 @@ def _left(model: nn.Module, images: torch.Tensor) -> tuple[np.ndarray, np.ndarra
 def _measure(config: Config, context: Context, work: Path) -> records.Record:
     """Figure 9: how large the derivatives of the probabilities are, as float32 and float64 give them, and truly."""
     model = load_model(config["network"], context).model
-    test = _images(config["dataset"], False, context)
+    test = _images(config["network"], False, context)
     drawn = torch.from_numpy(drawn_images(len(test.y), config["images"])).to(context.device)
     x = test.x[drawn]
     started = time.perf_counter()
@@ -650,18 +665,16 @@ def _columns(config: Config) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name: str, train: bool, root: str | Path | None, device: str, by: str) -> data.Images:
+def _load(name: str, identity: str, train: bool, root: str | Path | None, device: str, by: str) -> data.Images:
     images = data.load(name, train=train, root=root, standardised_by=by)
+    if data_identity(data.dataset(name)) != identity:  # a person's folder, of which nothing else knows the hashes
+        raise RunError(f"the files in {name} are not those that this run was planned with; ask for it again")
     return dataclasses.replace(images, x=images.x.to(device), y=images.y.to(device))
 
 
-def _images(name: str, train: bool, context: Context, by: str = "feature") -> data.Images:
-    return _load(name, train, context.data_root, context.device, by)
-
-
-def _images_of(network: Config, train: bool, context: Context) -> data.Images:
+def _images(network: Config, train: bool, context: Context) -> data.Images:
     """Half of a data set as a network takes it."""
-    return _images(network["dataset"], train, context, network.get("standardised_by", "feature"))
+    return _load(network["dataset"], network["data"], train, context.data_root, context.device, network.get("standardised_by", "feature"))
 
 
 def _summary(record: records.Record) -> str:

@@ -68,13 +68,17 @@ def trial(model: nn.Module, images: Tensor, *, probabilities: bool = False) -> T
     Raises
     ------
     ValueError
-        If the model cannot take such images, or returns probabilities or anything else but logits of two classes or more.
+        If the model cannot take such images, changes them, or returns probabilities or anything else but logits of two classes or more.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("the model is to be differentiated; call this outside torch.inference_mode()")
     try:
-        logits = model(images)
+        logits = model(given := images.clone())
     except (RuntimeError, IndexError) as error:  # of whatever layer the images do not fit
         why = str(error).partition("\n")[0]
         raise ValueError(f"the model cannot take images of shape {tuple(images.shape[1:])} in {images.dtype}: {why}") from None
+    if given._version:  # a caller's images would change from call to call
+        raise ValueError("the model changes its images in place; allowed is a model that leaves them as they are")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise ValueError("the model must map (N, ...) to finite logits of shape (N, classes), with two classes or more")
     if not bool(logits.isfinite().all()):

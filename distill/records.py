@@ -41,7 +41,7 @@ from distill import data
 SCHEMA = 1
 KINDS = ("model", "attack", "prediction", "sensitivity", "neighbour", "stop", "diagnosis", "benchmark")
 IDENTITY = ("dataset", "profile", "role", "temperature", "seed")  # of a run, as columns of its table too
-MEASURED = {"model": {"accuracy"}, "attack": {"success"}}  # columns without which a table is not of its kind
+MEASURED = {"model": {"accuracy", "at_chance"}, "attack": {"success"}}  # columns without which a table is not of its kind
 VERSIONS = ("python", "torch", "numpy")
 PUBLISHED = Path(__file__).resolve().parent.parent / "results"
 ZOO = PUBLISHED.parent / "zoo"  # weights of published networks, one file each
@@ -160,7 +160,7 @@ def find(config: Mapping[str, Any], stores: list[Path], *, weights: bool = False
     """
     for store in stores:
         path = store / key(config)
-        if path.exists() and (not weights or _weights_file(path)):
+        if os.path.lexists(path) and (not weights or _weights_file(path)):
             record = read(path)
             if canonical(record.config) != canonical(config):
                 raise RecordError(f"{path} is the record of another configuration")
@@ -195,6 +195,10 @@ def read(path: Path, *, name: str | None = None) -> Record:
             ),
             "kind": config["kind"] not in KINDS,
             "dataset, profile or role": not all(isinstance(config[word], str) for word in ("dataset", "profile", "role")),
+            "seed, images or threads": not (
+                _whole(config["seed"], 0) and _whole(config.get("images", 1), 1) and _whole(made.get("threads"), 1)
+            ),
+            "draw": not isinstance(draw_name(config), str),
             "columns": any(isinstance(value, list | dict) for value in info["columns"].values()),
         }
         if any(odd.values()):
@@ -213,10 +217,16 @@ def read(path: Path, *, name: str | None = None) -> Record:
                 raise RecordError(f"{path / file} is torn or altered: its SHA-256 is not the one in record.json; "
                                   "remove the folder to compute the run anew")  # fmt: skip
     except FileNotFoundError as error:
+        if path.is_symlink() and not path.exists():
+            raise RecordError(f"{path} is a link that leads nowhere; remove it, or put the record back where it leads") from None
         raise RecordError(f"{path} is torn: {Path(error.filename).name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} is not a record: {type(error).__name__}: {error}") from None
     return Record(path, info)
+
+
+def _whole(given: object, low: int) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool) and given >= low
 
 
 def write(
@@ -349,8 +359,15 @@ def publish(record: Record, *, weights: bool = False) -> Path:
     Raises
     ------
     RecordError
-        If another result of the same run is published: remove that first if this one is to take its place.
+        If another result of the same run is published: remove that first if this one is to take its place. Or if it cannot be written.
     """
+    try:
+        return _published(record, weights)
+    except OSError as error:
+        raise RecordError(f"cannot publish {record.path} in {PUBLISHED}: {error.strerror or error}") from None
+
+
+def _published(record: Record, weights: bool) -> Path:
     target = PUBLISHED / record.path.name
     PUBLISHED.mkdir(exist_ok=True)
     if not target.exists():
@@ -372,8 +389,11 @@ def publish(record: Record, *, weights: bool = False) -> Path:
     if weights and not stored.exists() and (source := _weights_file(record.path)):
         ZOO.mkdir(exist_ok=True)
         part = ZOO / f".{record.path.name}.{os.getpid()}.part"
-        shutil.copy(source, part)
-        os.replace(part, stored)
+        try:
+            shutil.copy(source, part)
+            os.replace(part, stored)
+        finally:
+            part.unlink(missing_ok=True)
     return target
 
 

@@ -180,6 +180,8 @@ def _measure(
     measure: Callable[[Tensor, Tensor], Tensor], model: nn.Module, images: Tensor, dtype: torch.dtype, temperature: float, batch_size: int
 ) -> Tensor:  # fmt: skip
     """``measure(logits / temperature, images)`` of each batch, by a copy of the model in ``dtype``."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {type(model).__name__}; allowed is a torch.nn.Module that returns logits")
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
         raise ValueError("images must be a floating-point tensor of shape (N, ...)")
     if not bool(images.isfinite().all()):

@@ -128,14 +128,23 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) 
     -------
     Tensor
         bool (N,); its mean is the accuracy.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label an image.
     """
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"labels have the shape {tuple(y.shape)}; allowed is ({len(x)},), one an image")
     return torch.cat([z.argmax(1) for z in _logits(model, x, batch_size)]) == y
 
 
 @torch.no_grad()
 def _logits(model: nn.Module, x: Tensor, batch_size: int) -> list[Tensor]:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; allowed is an integer above 0")
     was_training, _ = model.training, model.eval()
-    out = [model(part) for part in _channels_last(x).split(batch_size)]
+    out = [model(part.clone()) for part in _channels_last(x).split(batch_size)]  # which a model may change in place
     model.train(was_training)
     return out
 
@@ -183,10 +192,13 @@ def defend(
     """
     check_training_temperature(temperature)
     check_seed(seed, LARGEST_SEED // 2)
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"recipe is {recipe!r}; allowed is a distill.Recipe, such as training.recipe('quick', 'mnist')")
+    _check_recipe(recipe)
     if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
         raise ValueError("images and labels must be tensors: float32 (N, ...) and int64 (N,)")
+    if isinstance(model_factory, nn.Module) or not callable(model_factory):
+        raise ValueError(
+            f"model_factory is {type(model_factory).__name__}; allowed is a function that returns a new torch.nn.Module each time"
+        )
     networks: list[nn.Module] = []
     targets = labels
     for role in ("teacher", "student"):
@@ -290,6 +302,8 @@ def fit(
     ValueError
         If an argument is out of range, the model cannot take the images, or it returns probabilities.
     """
+    if not isinstance(model, nn.Module) or not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"model is {type(model).__name__}; allowed is a torch.nn.Module that has weights to train, not all of them frozen")
     temperature = check_training_temperature(temperature)
     check_seed(seed)
     if precision not in ("float32", "bfloat16"):
@@ -315,7 +329,7 @@ def fit(
     hard = labels if labels.ndim == 1 else labels.argmax(1)
     model.train()
     bar = tqdm(total=steps, initial=len(history) * per_epoch, desc=name, unit="batch", disable=not progress, leave=False)
-    with bar, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+    with bar, torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         for epoch in range(len(history), epochs):
             started = time.perf_counter()
             torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch has its own stream, so resuming needs no state
@@ -351,6 +365,11 @@ def fit(
 
 
 def _check_recipe(recipe: Recipe) -> None:
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe is {recipe!r}; allowed is a distill.Recipe, such as training.recipe('quick', 'mnist')")
+    for name in ("nesterov", "one_cycle"):
+        if not isinstance(getattr(recipe, name), bool):
+            raise ValueError(f"{name} is {getattr(recipe, name)!r}; allowed are True and False")
     for name, low in (("epochs", 0), ("learning_rate", 0), ("momentum", -1), ("learning_rate_decay", -1), ("momentum_decay", -1)):
         value = getattr(recipe, name)
         if (
@@ -375,7 +394,8 @@ def _check_labels(model: nn.Module, x: Tensor, labels: Tensor) -> None:
     classes = models.trial(model, x[:8]).shape[1]
     model.train(was_training)
     hard = labels.dtype == torch.int64 and labels.ndim == 1 and labels.min() >= 0 and labels.max() < classes
-    soft = labels.is_floating_point() and labels.shape == (len(x), classes) and bool((labels >= 0).all()) and bool(labels.isfinite().all())
+    soft = labels.is_floating_point() and labels.shape == (len(x), classes) and bool((labels >= 0).all())
+    soft = soft and bool(((labels.sum(1) - 1).abs() < 0.02).all())  # the paper's smoothed labels sum to 0.99
     if not (hard or soft):
         raise ValueError(f"labels must be int64 ({len(x)},), classes from 0 to {classes - 1}, or probabilities ({len(x)}, {classes})")
 
@@ -452,7 +472,7 @@ def _resume(checkpoint: str | os.PathLike, signature: str, model: nn.Module, opt
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise TrainingError(f"the checkpoint {path} cannot be read ({error}); remove it to train from the start") from None
-    if "sha256" in metadata and metadata["sha256"] != _seal(metadata, tensors):  # earlier versions wrote none
+    if metadata.get("sha256") != _seal(metadata, tensors):
         raise TrainingError(f"the checkpoint {path} is torn or altered; remove it to train from the start")
     if metadata.get("signature") != signature:
         raise TrainingError(f"the checkpoint {path} is of another training; remove it to train from the start")

@@ -149,7 +149,7 @@ class Stage:
         for seed in range(40):
             config = {"kind": "model", "dataset": "d", "profile": "p", "role": "plain", "temperature": 1.0, "seed": seed}
             if records.find(config, [folder / "store"]) is None:
-                rows = pd.DataFrame({"accuracy": np.arange(1000) * seed})
+                rows = pd.DataFrame({"accuracy": np.arange(1000) * seed, "at_chance": False})
                 records.write(folder / "store", config, rows, columns={"seed": seed}, provenance={"wall_seconds": 1.0},
                               weights={"w": torch.full((100, 100), float(seed))})  # fmt: skip
 

@@ -88,6 +88,7 @@ USAGE = [
     ("run --profile smoke --device tpu", "allowed are cpu"),
     ("run --profile smoke --device cuda:99", "is not there"),
     ("run --profile smoke --device ''", "allowed are cpu"),
+    ("run --profile smoke --device cpu:7", "allowed are cpu"),
     ("run --profile smoke --threads 0", "from 1 to"),
     ("run --profile smoke --threads=-2", "from 1 to"),
     ("run --profile smoke --threads many", "invalid int"),
@@ -265,8 +266,20 @@ class Ungraded(nn.Module):
         return self.inner(x)
 
 
+class InPlace(nn.Module):
+    """A network that standardises the images that it is given, and not a copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        return self.inner(x.sub_(0.5))
+
+
 PROBABILITIES = nn.Sequential(net(), nn.Softmax(1))
 X, Y = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+BEFORE = X.sum()
 COLOUR = X.expand(-1, 3, -1, -1)
 SHORT = Recipe("short", 1, "adam", 1e-3, 0.9)
 ATTACK = dict(radius=0.1, steps=1)
@@ -306,10 +319,39 @@ PYTHON = {
     "attack value nan": (lambda: others.attack("random", net(), X, Y, max_features=2, value=math.nan), "value is nan; allowed is a finite number"),
     "attack value text": (lambda: others.attack("random", net(), X, Y, max_features=2, value="1"), "value is '1'; allowed"),
     "attack value None": (lambda: others.attack("random", net(), X, Y, max_features=2, value=None), "either radius, or max_features and value"),
+    "attack restarts 0": (lambda: others.attack("apgd_ce", net(), X, Y, radius=0.1, restarts=0), "restarts is 0; allowed is an integer above 0"),
+    "attack step size 0": (lambda: others.attack("pgd", net(), X, Y, relative_step_size=0, **ATTACK), "relative_step_size is 0; allowed"),
+    "attack loss": (lambda: others.attack("pgd", net(), X, Y, loss="xx", **ATTACK), "loss is 'xx'; allowed is ce or dl"),
+    "attack search 0": (lambda: others.attack("carlini_wagner_l2", net(), X, Y, binary_search_steps=0), "binary_search_steps is 0; allowed"),
+    "attack confidence nan": (lambda: others.attack("carlini_wagner_l2", net(), X, Y, confidence=math.nan), "confidence is nan; allowed"),
+    "attack constant -1": (lambda: others.attack("carlini_wagner_l2", net(), X, Y, initial_const=-1), "initial_const is -1; allowed"),
+    "attack rate 0": (lambda: others.attack("carlini_wagner_l2", net(), X, Y, learning_rate=0), "learning_rate is 0; allowed"),
+    "attack no confidences": (lambda: others.attack("transfer", net(), X, Y, surrogate=net(), confidences=()), "at least one"),
+    "attack confidences 3": (lambda: others.attack("transfer", net(), X, Y, surrogate=net(), confidences=3), "confidences is 3; allowed"),
+    "attack queries 0": (lambda: others.attack("hop_skip_jump", net(), X, Y, gradient_queries=0), "gradient_queries is 0; allowed"),
+    "attack seed None": (lambda: others.attack("pgd", net(), X, Y, seed=None, **ATTACK), "seed is None; allowed are integers from 0"),
+    "attack inference mode": (lambda: torch.inference_mode()(others.attack)("pgd", net(), X, Y, **ATTACK), "outside torch.inference_mode"),
+    "attack in place": (lambda: others.attack("pgd", InPlace(), X, Y, **ATTACK), "changes its images in place; allowed"),
+    "jsma in place": (lambda: jsma(InPlace(), X, Y), "changes its images in place; allowed"),
+    "amplitude in place": (lambda: sensitivity.log10_amplitude(InPlace(), X), "changes its images in place; allowed"),
+    "amplitude model None": (lambda: sensitivity.log10_amplitude(None, X), "model is NoneType; allowed"),
+    "defend in place": (lambda: defend(InPlace, X, Y, temperature=20, recipe=SHORT), "changes its images in place; allowed"),
+    "defend a module": (lambda: defend(net(), X, Y, temperature=20, recipe=SHORT), "model_factory is Sequential; allowed is a function"),
+    "defend None": (lambda: defend(None, X, Y, temperature=20, recipe=SHORT), "model_factory is NoneType; allowed is a function"),
+    "defend frozen": (lambda: defend(lambda: net().requires_grad_(False), X, Y, temperature=20, recipe=SHORT), "not all of them frozen"),
+    "fit model None": (lambda: training.fit(None, X, Y, temperature=1, recipe=SHORT), "model is NoneType; allowed"),
+    "fit recipe as dict": (lambda: training.fit(net(), X, Y, temperature=1, recipe={"epochs": 1}), "allowed is a distill.Recipe"),
+    "soft labels of nothing": (lambda: training.fit(net(), X, torch.zeros(4, 10), temperature=1, recipe=SHORT), "or probabilities"),
+    "soft labels of three": (lambda: training.fit(net(), X, torch.full((4, 10), 3.0), temperature=1, recipe=SHORT), "or probabilities"),
+    "accuracy of one label": (lambda: training.accuracy(net(), X, Y[:1]), r"allowed is \(4,\), one an image"),
+    "accuracy batch -1": (lambda: training.accuracy(net(), X, Y, batch_size=-1), "batch_size is -1; allowed"),
+    "recipe one cycle": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(one_cycle="no")), "one_cycle is 'no'; allowed are True"),
+    "diagnose divisors 10": (lambda: diagnose(net(), X, Y, divisors=10), "divisors is 10; allowed is a sequence"),
+    "diagnose divisors iterator": (lambda: diagnose(net(), X, Y, divisors=iter([10])), "allowed is a sequence"),
     "diagnose model": (lambda: diagnose(None, X, Y), "model is NoneType; allowed is a torch.nn.Module"),
     "diagnose budget 0": (lambda: diagnose(net(), X, Y, max_features=0), "max_features is 0; allowed is an integer from 1 to 784"),
-    "diagnose divisors 0.5": (lambda: diagnose(net(), X, Y, divisors=[0.5]), "divisors is .0.5.; allowed are numbers above 1"),
-    "diagnose divisors text": (lambda: diagnose(net(), X, Y, divisors="10"), "divisors is '10'; allowed are numbers above 1"),
+    "diagnose divisors 0.5": (lambda: diagnose(net(), X, Y, divisors=[0.5]), "divisors is .0.5.; allowed is a sequence of numbers above 1"),
+    "diagnose divisors text": (lambda: diagnose(net(), X, Y, divisors="10"), "divisors is '10'; allowed is a sequence of numbers above 1"),
     "diagnose channels": (lambda: diagnose(convolution(), COLOUR, Y), "cannot take images of shape"),
     "diagnose labels": (lambda: diagnose(net(), X, Y + 9), "labels run from 9 to 12"),
     "diagnose lengths": (lambda: diagnose(net(), X, Y[:2]), "one class an image"),
@@ -369,6 +411,8 @@ PYTHON = {
     "recipe dropout text": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(dropout="no")), "dropout is 'no'; allowed"),
     "recipe dropout nan": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(dropout=float("nan"))), "dropout is nan; allowed"),
     "recipe optimiser": (lambda: defend(net, X, Y, temperature=20, recipe=recipe(optimiser="lion")), "allowed are sgd, adam"),
+    "zoo store": (lambda: zoo("mnist", 20, store=5), "store is 5; allowed is a folder"),
+    "zoo profiles": (lambda: zoo("mnist", 20, profile=["paper"]), "allowed are smoke"),
     "zoo data set": (lambda: zoo("imagenet", 20), "known are mnist"),
     "zoo temperature": (lambda: zoo("mnist-5k", "hot"), "finite numbers above 0"),
     "zoo role": (lambda: zoo("mnist-5k", 20, "pupil", profile="smoke"), "allowed are student, teacher"),
@@ -389,3 +433,4 @@ def test_python(place, call, says):
     with pytest.raises(ValueError, match=says) as raised:
         call()
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
+    assert X.sum() == BEFORE  # whatever the network does to what it is given

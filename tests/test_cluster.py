@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from distill import cli, cluster, experiments, plans, records, training
@@ -89,6 +90,20 @@ def test_ctrl_c_ends_all_processes(place, data_root, moment):
     assert len(records.all_records(place / "own")) < 20
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
+def test_what_is_killed_leaves_no_process_behind(place, how):
+    (place / "run.py").write_text(INTERRUPTED)
+    command = [sys.executable, str(place / "run.py"), "run", "--profile", "smoke", "--temperatures", "none", "--stages", "train"]
+    asked = ["--seeds", ",".join(map(str, range(40))), "--processes", "2", "--threads", "1", "--store", str(place / "own")]
+    with subprocess.Popen([*command, *asked], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as started:
+        while not (line := started.stdout.readline()).startswith("[1/"):
+            assert line
+        below = psutil.Process(started.pid).children(recursive=True)
+        started.send_signal(how)
+    assert below and psutil.wait_procs(below, timeout=30)[1] == []
+    assert len(records.all_records(place / "own")) < 20
+
+
 def test_as_many_processes_as_cores_and_memory_allow(monkeypatch, place, capsys):
     asked = []
     monkeypatch.setattr(cluster, "in_processes", lambda count, threads: asked.append((count, threads)) or experiments.one_by_one)
@@ -124,7 +139,7 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch, place, capsys)
 
 def test_growth_adds_up_what_the_records_say(tmp_path):
     for run in plans.plan("smoke", "mnist-5k", ["none", 20]):
-        rows = {"parameters": [100], "accuracy": [0.5]} if run["kind"] == "model" else {"success": [True] * 90}
+        rows = {"parameters": [100], "accuracy": [0.5], "at_chance": [False]} if run["kind"] == "model" else {"success": [True] * 90}
         told = {"wall_seconds": {"model": 3600.0, "attack": 1800.0}[run["kind"]], "threads": 2, "passes": 7}
         records.write(tmp_path, run, pd.DataFrame(rows), columns={}, provenance=told)
     table = cluster.growth(records.all_records(tmp_path), counts=(5, 5000)).set_index("runs")

@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,19 @@ def test_folders_that_do_not_fit(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(data.encode_idx(np.zeros((3, 28, 28), np.uint8))[:-1])
     with pytest.raises(data.DataError, match="truncated or altered"):
         data.load(name, train=True)
+
+
+def test_what_is_no_file_or_has_no_name_in_utf_8_is_refused(tmp_path):
+    (tmp_path / "piped").mkdir()
+    name = idx_folder(tmp_path / "piped", np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8))
+    (first := Path(name) / data.IDX_FILES["train"][0]).unlink()
+    os.mkfifo(first)
+    with pytest.raises(data.DataError, match="is no file"):
+        data.load(name, train=False)
+    latin = tmp_path / os.fsdecode(b"d\xe9")
+    latin.mkdir()
+    with pytest.raises(ValueError, match="its name is not UTF-8; allowed is"):
+        data.dataset(str(latin))
 
 
 def test_unknown_names():

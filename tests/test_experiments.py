@@ -161,7 +161,11 @@ def test_a_network_trained_anew_is_never_shown_under_another_ones_record(context
 
 
 def test_a_failing_run_does_not_take_the_others_along(context, monkeypatch):
-    monkeypatch.setattr(experiments, "_images", lambda name, *_, real=experiments._images: real(name, *_) if name != "mnist" else _gone())
+    monkeypatch.setattr(
+        experiments,
+        "_images",
+        lambda network, *_, real=experiments._images: real(network, *_) if network["dataset"] != "mnist" else _gone(),
+    )
     runs = plans.plan("smoke", "mnist", ["none"], stages=["train"]) + plans.plan("smoke", "mnist-5k", ["none"], stages=["train"])
     failures = experiments.ensure(runs, context)
     assert len(failures) == 1 and "could not be had" in failures[0]
@@ -177,11 +181,63 @@ def test_a_missing_library_or_too_little_memory_is_one_failed_run(context, monke
 
     monkeypatch.setitem(experiments.RUNNERS, "attack", fails)
     monkeypatch.setitem(experiments.RUNNERS, "model", lambda config, *_: records.write(
-        context.store, config, pd.DataFrame({"accuracy": [0.5]}), columns={}, provenance={"wall_seconds": 1.0}))  # fmt: skip
+        context.store, config, pd.DataFrame({"accuracy": [0.5], "at_chance": [False]}), columns={}, provenance={"wall_seconds": 1.0}))  # fmt: skip
     monkeypatch.setattr(experiments, "_summary", lambda record: "made")
     network, attack = plans.plan("smoke", "mnist-5k", ["none"])
     assert experiments.ensure([attack, network], context) == [f"{records.key(attack)}: {' '.join(str(error).split())}"]
     assert records.find(network, [context.store]) is not None
+
+
+def test_a_fault_of_ours_is_one_failed_run_that_says_where(context, monkeypatch):
+    monkeypatch.setitem(experiments.RUNNERS, "attack", lambda *_: {}["at_chance"])
+    network, attack = plans.plan("smoke", "mnist-5k", ["none"])
+    (failure,) = experiments.ensure([attack, network], context)
+    assert re.fullmatch(rf"{records.key(attack)}: KeyError in test_experiments.py, line \d+: 'at_chance'", failure)
+    assert records.find(network, [context.store]) is not None
+
+
+def test_a_folder_that_changes_after_it_was_planned_is_not_taken_for_what_it_was(context, data_root, tmp_path):
+    def fill(pixel):
+        for half, names in data.IDX_FILES.items():
+            labels = np.arange(40 if half == "train" else 20, dtype=np.uint8) % 10
+            for name, array in zip(names, (np.full((len(labels), 28, 28), pixel, np.uint8), labels), strict=True):
+                (tmp_path / "mine" / name).write_bytes(data.encode_idx(array))
+
+    (tmp_path / "mine").mkdir()
+    fill(1)
+    runs = plans.plan("smoke", str(tmp_path / "mine"), ["none"], stages=["train"])
+    fill(2)
+    again = plans.plan("smoke", str(tmp_path / "mine"), ["none"], stages=["train"])
+    assert records.key(runs[0]) != records.key(again[0])
+    (failure,) = experiments.ensure([*runs, *again], context)
+    assert "are not those that this run was planned with" in failure and failure.startswith(records.key(runs[0]))
+    assert [path.name for path in context.store.iterdir() if path.name != ".work"] == [records.key(again[0])]
+
+
+def test_one_record_that_cannot_be_published_does_not_keep_others_back(context, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(records, "ZOO", tmp_path / "zoo")
+    command = ["run", "--profile", "smoke", "--dataset", "mnist-5k", "--temperatures", "none", "--quiet", "--threads", "1"]
+    assert cli.main([*command, "--store", str(tmp_path / "mine")]) == 0
+    network, attack = plans.plan("smoke", "mnist-5k", ["none"])
+    changed = records.find(network, [tmp_path / "mine"]).table()[["accuracy", "at_chance"]].assign(accuracy=0.5)
+    records.publish(records.write(tmp_path / "other", network, changed, columns={}, provenance={"wall_seconds": 1.0}))
+    capsys.readouterr()
+    assert cli.main([*command, "--store", str(tmp_path / "mine"), "--publish"]) == 1
+    seen = capsys.readouterr()
+    assert "2 of 2 runs are recorded, 1 published in" in seen.out
+    assert seen.err.count("\n") == 1 and "holds another result of this run" in seen.err
+    assert (tmp_path / "results" / records.key(attack)).is_dir()
+
+
+@pytest.mark.parametrize("spelled", ["./mine,./mine/", "./mine,{}/mine"])
+def test_a_folder_is_one_data_set_however_it_is_spelled(spelled, tmp_path, monkeypatch, data_root):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for names in data.IDX_FILES.values():
+        for name in names:
+            (tmp_path / "mine" / name).write_bytes(b"")
+    options = cli.parser().parse_args(["run", "--profile", "smoke", "--dataset", spelled.format(tmp_path)])
+    assert len(cli._plan(options, "smoke", ["none"], ["train"])) == 1
 
 
 def _gone():
@@ -342,8 +398,8 @@ def test_images_are_as_the_network_takes_them(context, monkeypatch):
     monkeypatch.setattr(experiments, "_load", lambda *arguments: seen.append(arguments))
     for run in plans.plan("quick", "cifar10", ["none"], stages=["choices"]):
         if run["kind"] == "model" and run["role"].startswith(("plain", "channelwise")):
-            experiments._images_of(run, False, context)
-    assert [arguments[4:] for arguments in seen] == [("feature",), ("channel",)]
+            experiments._images(run, False, context)
+    assert [arguments[5:] for arguments in seen] == [("feature",), ("channel",)]
 
 
 def test_ablations_change_one_thing_each(context):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from distill import cli, data, records, training
 
@@ -28,7 +29,7 @@ CONFIG = {"kind": "model", "dataset": "d", "profile": "p", "role": "plain", "tem
 
 
 def write(store, config=CONFIG):
-    return records.write(store, config, pd.DataFrame({"accuracy": [0.5]}), columns={}, provenance={"wall_seconds": 1.0},
+    return records.write(store, config, pd.DataFrame({"accuracy": [0.5], "at_chance": [False]}), columns={}, provenance={"wall_seconds": 1.0},
                          weights={"w": torch.ones(3)})  # fmt: skip
 
 
@@ -83,6 +84,9 @@ def test_a_sealed_checkpoint_is_refused_when_one_bit_differs(tmp_path):
     blob = bytearray(path.read_bytes())
     blob[-1] ^= 1
     path.write_bytes(blob)
+    with pytest.raises(training.TrainingError, match="torn or altered; remove it"):
+        training._resume(path, "this one", model, optimiser)
+    save_file(model.state_dict(), path, {"signature": "this one", "history": "[]"})  # without a seal
     with pytest.raises(training.TrainingError, match="torn or altered; remove it"):
         training._resume(path, "this one", model, optimiser)
 

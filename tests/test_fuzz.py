@@ -77,7 +77,7 @@ CONFIG = {"kind": "model", "dataset": "mnist", "profile": "quick", "role": "plai
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    table = pd.DataFrame({"accuracy": np.linspace(0, 1, 50), "status": ["SUCCESS"] * 50})
+    table = pd.DataFrame({"accuracy": np.linspace(0, 1, 50), "at_chance": False, "status": ["SUCCESS"] * 50})
     return records.write(tmp_path_factory.mktemp("whole"), CONFIG, table, columns={"profile": "quick"},
                          provenance={"wall_seconds": 1.0}, weights={"w": torch.arange(50.0)})  # fmt: skip
 
@@ -134,7 +134,8 @@ def test_damaged_bytes(whole, tmp_path, file, refit):
 ATOMS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 JSON = ATOMS | st.lists(ATOMS, max_size=3) | st.dictionaries(st.text(max_size=5), ATOMS | st.lists(ATOMS, max_size=2), max_size=3)
 PLACES = [("schema",), ("config",), ("columns",), ("provenance",), ("sha256",), ("provenance", "wall_seconds"), ("config", "recipe"),
-          ("config", "kind"), ("config", "temperature"), ("config", "dataset"), ("columns", "profile"), ("sha256", "table.parquet")]  # fmt: skip
+          ("config", "kind"), ("config", "temperature"), ("config", "dataset"), ("columns", "profile"), ("sha256", "table.parquet"),
+          ("config", "attack"), ("config", "images"), ("config", "seed"), ("config", "draw"), ("provenance", "threads")]  # fmt: skip
 
 
 def test_records_of_any_json(whole, tmp_path, monkeypatch, capsys):
@@ -157,7 +158,7 @@ def test_records_of_any_json(whole, tmp_path, monkeypatch, capsys):
         err = capsys.readouterr().err
         assert err.count("\n") == (code != 0)
 
-    monkeypatch.setattr(plans, "_identity", lambda spec: "0")
+    monkeypatch.setattr(plans, "data_identity", lambda spec: "0")
     fuzz()
     deep = copy(whole, tmp_path / "store") / "record.json"
     for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "\ufeff{}", ""):

@@ -8,7 +8,13 @@ from distill import inventory, plans, records
 
 def write(store, config, seconds, **told):
     provenance = {"wall_seconds": seconds, "dtype": "float32", "device": "cpu", **told}
-    return records.write(store, config, pd.DataFrame({"accuracy": [0.9]}), columns={"dataset": config["dataset"]}, provenance=provenance)
+    return records.write(
+        store,
+        config,
+        pd.DataFrame({"accuracy": [0.9], "at_chance": [False]}),
+        columns={"dataset": config["dataset"]},
+        provenance=provenance,
+    )
 
 
 @pytest.fixture

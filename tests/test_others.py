@@ -221,6 +221,15 @@ def test_what_is_returned_is_what_the_model_and_the_images_say(name, targeted, n
     assert torch.equal(again.adversarial, found.adversarial)  # the same seed
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_images_that_have_the_class_from_the_start_are_returned_as_they_are(name):
+    network, x = Linear(4), torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    wrong = (network(x).argmax(1) + 1) % 4
+    given = options(name) | ({"surrogate": Linear(4, seed=1)} if name == "transfer" else {})
+    found = attack(name, network, x, wrong, **given)
+    assert found.success.all() and torch.equal(found.adversarial, x) and found.passes == 0
+
+
 def test_random_features_are_set_as_the_jsma_sets_them():
     model, x, y = problem(classes=2)
     x = x * 4 - 1.5  # values outside [0, 1] are allowed here

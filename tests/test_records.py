@@ -1,7 +1,9 @@
 """The store: nothing torn, nothing foreign, nothing lost."""
 
+import errno
 import json
 import multiprocessing
+import os
 import time
 
 import pandas as pd
@@ -15,7 +17,7 @@ COLUMNS = {name: CONFIG[name] for name in ("dataset", "profile", "role", "temper
 
 
 def write(store, config=CONFIG, value=0.5):
-    table = pd.DataFrame([{"accuracy": value}])
+    table = pd.DataFrame([{"accuracy": value, "at_chance": False}])
     columns = {name: config[name] for name in COLUMNS}
     return records.write(
         store,
@@ -137,7 +139,7 @@ def test_a_run_is_found_by_its_configuration(tmp_path):
     assert records.load("mnist", "quick", temperature=1.0, store=tmp_path)[list(whole)].equals(whole)
 
 
-@pytest.mark.parametrize(("kind", "table", "lacks"), [("model", {"accuracy": []}, "rows"), ("model", {"loss": [1.0]}, "accuracy"),
+@pytest.mark.parametrize(("kind", "table", "lacks"), [("model", {"accuracy": [], "at_chance": []}, "rows"), ("model", {"loss": [1.0]}, "accuracy, at_chance"),
                                                       ("attack", {"features_changed": [3]}, "success")])  # fmt: skip
 def test_a_table_that_is_not_of_its_kind_is_refused(tmp_path, kind, table, lacks):
     record = records.write(tmp_path, CONFIG | {"kind": kind}, pd.DataFrame(table), columns=COLUMNS, provenance={"wall_seconds": 1.0})
@@ -259,6 +261,33 @@ def test_publishing_leaves_weights_behind_or_takes_them_into_the_zoo(tmp_path, m
     stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
     with pytest.raises(records.RecordError, match="torn or altered"):
         found.weights()
+
+
+def test_what_cannot_be_published_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    record = write(tmp_path / "own")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "file")
+    with pytest.raises(records.RecordError, match=r"cannot publish .* in .*/file: File exists"):
+        records.publish(record)
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
+    monkeypatch.setattr(records, "ZOO", tmp_path / "zoo")
+
+    def full(source, part, real=records.shutil.copy):
+        if part.parent == records.ZOO:
+            part.write_bytes(b"torn")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(source, part)
+
+    monkeypatch.setattr(records.shutil, "copy", full)
+    with pytest.raises(records.RecordError, match="No space left on device"):
+        records.publish(record, weights=True)
+    assert not list((tmp_path / "zoo").iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_no_missing_record(tmp_path):
+    (tmp_path / records.key(CONFIG)).symlink_to(tmp_path / "not mounted")
+    with pytest.raises(records.RecordError, match="is a link that leads nowhere"):
+        records.find(CONFIG, [tmp_path])
 
 
 def test_refusals(tmp_path):

@@ -8,8 +8,7 @@ underflows, and which do not, because they compare logits, is said in `ATTACKS`.
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from distill import models
 from distill.attacks.adapters import ATTACKS, LIBRARIES, Attack, Divided, Task, carlini_wagner_l2, won
 from distill.attacks.jsma import _cast, _check_classes, _frozen, _number
+from distill.training import check_seed
 
 __all__ = ["ATTACKS", "LIBRARIES", "Attack", "AttackResult", "Pixels", "attack"]
 
@@ -120,7 +120,7 @@ def attack(
     temperature : float
         The attack sees the logits divided by it.
     seed : int
-        Of torch's generator during the attack.
+        Of torch's generator during the attack, from 0 to 2**32 - 1.
     steps : int, optional
         Iterations, queries for "square", draws for "random"; not used by "fgsm" and "fgsm_dl", which take one step. Without it,
         the attack's own number in `ATTACKS`.
@@ -136,7 +136,7 @@ def attack(
     ImportError
         If the library that the attack comes from is not installed.
     """
-    _check(name, model, images, labels, targets, temperature, steps, batch_size, options)
+    _check(name, model, images, labels, targets, temperature, steps, batch_size, options, seed)
     weight = next(iter(model.parameters()), images)
     with _frozen(model), torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
         judge = _cast(model, torch.float32).eval()
@@ -149,7 +149,8 @@ def attack(
         done = won(judge, x, goal, targets is not None, batch_size)
         net = Divided(judge, temperature)
         adversarial = x.clone()
-        for rows in (~done).nonzero()[:, 0].split(batch_size):
+        open_ = (~done).nonzero()[:, 0]
+        for rows in open_.split(batch_size) if len(open_) else ():
             task = Task(net, x[rows], goal[rows], targets is not None, steps or ATTACKS[name].steps, x, seed)
             adversarial[rows] = ATTACKS[name].run(task, **options).detach()
         success = won(judge, adversarial, goal, targets is not None, batch_size)
@@ -163,11 +164,44 @@ def attack(
         l1=moved.abs().sum(1).to(home),
         l2=moved.norm(dim=1).to(home),
         linf=moved.abs().amax(1).to(home),
-        passes=net.seen / max(1, int((~done).sum())),
+        passes=net.seen / max(1, len(open_)),
     )
 
 
-def _check(name, model, images, labels, targets, temperature, steps, batch_size, options) -> None:
+def _positive(given: object) -> bool:
+    return _number(given) and given > 0  # type: ignore[operator]
+
+
+def _from_zero(given: object) -> bool:
+    return _number(given) and given >= 0  # type: ignore[operator]
+
+
+def _whole(given: object) -> bool:
+    return isinstance(given, int | np.integer) and not isinstance(given, bool) and bool(given > 0)
+
+
+def _confidences(given: object) -> bool:
+    return isinstance(given, Sequence) and len(given) > 0 and all(map(_from_zero, given))
+
+
+OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {  # what else would switch an attack off without a word
+    "radius": (_positive, "a finite number above 0"),
+    "value": (_number, "a finite number"),
+    "random_start": (lambda given: isinstance(given, bool), "True or False"),
+    "relative_step_size": (_positive, "a finite number above 0"),
+    "loss": (lambda given: given in ("ce", "dl"), "ce or dl"),
+    "restarts": (_whole, "an integer above 0"),
+    "confidence": (_from_zero, "a finite number from 0"),
+    "confidences": (_confidences, "a sequence of finite numbers from 0, at least one"),
+    "learning_rate": (_positive, "a finite number above 0"),
+    "binary_search_steps": (_whole, "an integer above 0"),
+    "initial_const": (_positive, "a finite number above 0"),
+    "step_size": (_positive, "a finite number above 0"),
+    "gradient_queries": (_whole, "an integer above 0"),
+}
+
+
+def _check(name, model, images, labels, targets, temperature, steps, batch_size, options, seed=0) -> None:
     if name not in ATTACKS:
         raise ValueError(f"unknown attack {name!r}; allowed are {', '.join(ATTACKS)}")
     for what, given in (("model", model), ("surrogate", options.get("surrogate", model))):
@@ -183,10 +217,11 @@ def _check(name, model, images, labels, targets, temperature, steps, batch_size,
         if needed and option not in options:
             raise ValueError(f"{name} needs the option {option!r}")
     left_out = ("radius", "value") if name == "random" else ()  # which of its two ways it takes, it says itself
-    for option, low, allowed in (("radius", 0, "a finite number above 0"), ("value", -math.inf, "a finite number")):
-        given = options.get(option)
-        if option in options and not (given is None and option in left_out) and not (_number(given) and given > low):
+    for option, given in options.items():
+        rule, allowed = OPTIONS.get(option, (lambda _: True, ""))  # the others are checked with the images
+        if not (given is None and option in left_out) and not rule(given):
             raise ValueError(f"{option} is {given!r}; allowed is {allowed}")
+    check_seed(seed)
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4 or not len(images):
         raise ValueError("images must be a floating-point tensor of shape (N, C, H, W), N above 0")
     for what, given in (("labels", labels), ("targets", targets)):
