@@ -154,14 +154,14 @@ def plan(
             raise ValueError(f"unknown stage {stage!r}: allowed are {', '.join(STAGES)}")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: allowed are {', '.join(PRECISIONS)}")
-    recipe = training.recipe(chosen.recipe, spec.architecture)
+    recipe, identity = training.recipe(chosen.recipe, spec.architecture), data_identity(spec)
     runs: list[Config] = []
     for seed in seeds:
         training.check_seed(seed)
         for temperature in parse_temperatures(temperatures):
             base = {"dataset": dataset, "profile": profile_name, "seed": seed}
             network = {**base, "kind": "model", "architecture": spec.architecture, "recipe": dataclasses.asdict(recipe),
-                       "data": data_identity(spec), "precision": precision, "weights": "float16", "teacher": None}  # fmt: skip
+                       "data": identity, "precision": precision, "weights": "float16", "teacher": None}  # fmt: skip
             if temperature == "none":
                 networks = [{**network, "role": "plain", "temperature": 1.0}]
             else:
