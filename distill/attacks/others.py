@@ -238,6 +238,14 @@ def _check(name, model, images, labels, targets, temperature, steps, batch_size,
     for what, number in (("steps", steps), ("batch_size", batch_size)):
         if (what, number) != ("steps", None) and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             raise ValueError(f"{what} is {number!r}; allowed is an integer above 0")
+    if name in ("carlini_wagner_l2", "transfer") and steps is not None and steps < 10:  # it looks at every tenth
+        raise ValueError(f"steps is {steps}; allowed for {name} is an integer from 10")
+    if name == "sigma_zero" and targets is not None:
+        raise ValueError("sigma_zero takes no targets; allowed is targets=None")
+    if name == "random":
+        radius, features, value = (options.get(option) is None for option in ("radius", "max_features", "value"))
+        if radius == features or features != value:
+            raise ValueError("random takes either radius, or max_features and value")
 
 
 def _check_budget(max_features: int, images: Tensor) -> None:
