@@ -247,6 +247,23 @@ def test_fractional_epochs_end_within_a_pass():
             training.fit(tiny(), *problem(), temperature=1.0, recipe=dataclasses.replace(RECIPE, epochs=epochs))
 
 
+def test_what_a_network_does_to_its_input_is_its_own_affair_and_gradients_may_be_off():
+    class InPlace(torch.nn.Module):
+        def forward(self, x):
+            return x.sub_(0.5).flatten(1)[:, :3]
+
+    x, y = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
+    before = x.clone()
+    right = training.accuracy(InPlace(), x, y, batch_size=2)
+    assert torch.equal(x, before) and torch.equal(right, before.flatten(1)[:, :3].argmax(1) == y)
+    recipe = training.Recipe("short", 1, "adam", 1e-2, 0.9, batch_size=2)
+    networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    training.fit(networks[0], x, y, temperature=1, recipe=recipe)
+    torch.no_grad()(training.fit)(networks[1], x, y, temperature=1, recipe=recipe)
+    assert torch.equal(networks[0][1].weight, networks[1][1].weight)
+
+
 def test_defend_distils_any_network_at_the_temperature():
     x, y = problem()
     factory = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))  # noqa: E731

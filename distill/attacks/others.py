@@ -201,7 +201,7 @@ OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {  # what else would 
 }
 
 
-def _check(name, model, images, labels, targets, temperature, steps, batch_size, options, seed=0) -> None:
+def _check(name, model, images, labels, targets, temperature, steps, batch_size, options, seed) -> None:
     if name not in ATTACKS:
         raise ValueError(f"unknown attack {name!r}; allowed are {', '.join(ATTACKS)}")
     for what, given in (("model", model), ("surrogate", options.get("surrogate", model))):
@@ -216,7 +216,7 @@ def _check(name, model, images, labels, targets, temperature, steps, batch_size,
     for option, needed in known.items():
         if needed and option not in options:
             raise ValueError(f"{name} needs the option {option!r}")
-    left_out = ("radius", "value") if name == "random" else ()  # which of its two ways it takes, it says itself
+    left_out = ("radius", "value") if name == "random" else ()  # of its two ways it takes one, see the end
     for option, given in options.items():
         rule, allowed = OPTIONS.get(option, (lambda _: True, ""))  # the others are checked with the images
         if not (given is None and option in left_out) and not rule(given):
