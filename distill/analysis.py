@@ -328,10 +328,17 @@ def robustness(attacks: pd.DataFrame, features: int, *, reading: str) -> Estimat
     return metrics.clustered_mean(values, values.index).times(100 / features)
 
 
-def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
+def robustness_table(attacks: pd.DataFrame, readings: Sequence[str] = tuple(READINGS)) -> pd.DataFrame:
     """Figure 10 in numbers: a row a network and reading, ours and the paper's, in percent of the features.
 
     The paper's attack in every reading; and the exact one without a budget (reading "exact").
+
+    Parameters
+    ----------
+    attacks : DataFrame
+        Rows of kind "attack", those of the stages "attack" and "split".
+    readings : sequence of str
+        Those of `READINGS` that are wanted: the median, which is resampled, takes longest.
 
     Returns
     -------
@@ -351,9 +358,9 @@ def robustness_table(attacks: pd.DataFrame) -> pd.DataFrame:
     for (profile, dataset, role, temperature, name), group in chosen.groupby([*NETWORK, "variant"], sort=False):
         features = features_of(dataset)
         whole = group["max_features"].iloc[0] >= features
-        readings = ("capped", "excluded", "median") if name == "float32" else ("exact",) if name == "exact" and whole else ()
+        here = ("capped", "excluded", "median") if name == "float32" else ("exact",) if name == "exact" and whole else ()
         said = comparison.reported("fig10", str(dataset), "robustness")
-        for reading in readings:
+        for reading in [reading for reading in here if reading in readings]:
             ours = robustness(group, features, reading="excluded" if reading == "exact" else reading)
             value = ours or Estimate(np.nan, np.nan, np.nan, 0, 0)
             at = comparison.label(role, temperature)
@@ -585,13 +592,15 @@ def invariance_table(attacks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def amplitude_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
+def amplitude_table(sensitivity: pd.DataFrame, arithmetics: Sequence[str] = tuple(ARITHMETICS)) -> pd.DataFrame:
     """Figure 9 in numbers: share of images in each bin of the mean gradient amplitude, in each arithmetic.
 
     Parameters
     ----------
     sensitivity : DataFrame
         Rows of kind "sensitivity".
+    arithmetics : sequence of str
+        Those of `ARITHMETICS` that are wanted.
 
     Returns
     -------
@@ -608,7 +617,7 @@ def amplitude_table(sensitivity: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (profile, dataset, role, temperature), group in sensitivity.groupby(NETWORK, sort=False):
         at = comparison.label(role, temperature)
-        for arithmetic in ARITHMETICS:
+        for arithmetic in arithmetics:
             if arithmetic != "exact" and f"{arithmetic}_amplitude" not in group:
                 continue
             exact = group["log10_amplitude"]

@@ -183,8 +183,7 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         attacks = analysis.paper_attack(rows["attack"])
         if attacks["role"].isin(comparison.USED).any():
             tables["success"] = comparison.success_table(attacks).assign(n=lambda t: t["attacks"])
-            robust = analysis.robustness_table(attacks)
-            tables["robustness"] = robust[robust["reading"] == "capped"].assign(n=lambda t: t["images"])
+            tables["robustness"] = analysis.robustness_table(attacks, ["capped"]).assign(n=lambda t: t["images"])
             tables["rise"] = _rises(tables["robustness"])
             tables["ceiling"] = _largest(tables["robustness"])
             tables["elsewhere"] = tables["success"]
@@ -208,8 +207,7 @@ def _tables(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         middle, error = (100 * confidence["record"].map(of_record) for of_record in (largest.mean(), 1.96 * largest.sem()))
         tables["maximum"] = confidence.assign(ours=middle, low=middle - error, high=middle + error)
     if len(rows.get("sensitivity", ())):
-        bins = analysis.amplitude_table(rows["sensitivity"])
-        bins = bins[bins["arithmetic"] == "float32"].assign(n=lambda t: t["images"])
+        bins = analysis.amplitude_table(rows["sensitivity"], ["float32"]).assign(n=lambda t: t["images"])
         tables["amplitude"], tables["steep"] = (bins[bins["bin"] == number] for number in (bins["bin"].min(), bins["bin"].max()))
     return tables
 

@@ -40,8 +40,7 @@ def accuracy(right: int, n: int) -> Estimate:
     """
     if not 0 <= right <= n or n == 0:
         raise ValueError(f"{right} of {n} is no share; allowed is 0 <= right <= n, n > 0")
-    interval = scipy.stats.binomtest(int(right), int(n)).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(right / n, interval.low, interval.high, n, n)
+    return Estimate(right / n, *_wilson_of_counts(int(right), int(n)), n, n)
 
 
 def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Series, *, seed: int = 0) -> Estimate:
@@ -77,8 +76,8 @@ def clustered_mean(values: np.ndarray | pd.Series, clusters: np.ndarray | pd.Ser
     mean, n, m = frame["value"].mean(), len(frame), len(groups)
     rate = bool(frame["value"].isin([0, 1]).all())
     if np.ptp(total / size) == 0 and rate:
-        interval = scipy.stats.binomtest(round(mean * m), m).proportion_ci(CONFIDENCE, method="wilson")
-        return Estimate(mean, min(interval.low, mean), max(interval.high, mean), n, m)
+        low, high = _wilson_of_counts(round(mean * m), m)
+        return Estimate(mean, min(low, mean), max(high, mean), n, m)
     if m < 2:
         return Estimate(mean, float("nan"), float("nan"), n, m)
     if m > MANY:
@@ -95,6 +94,12 @@ def _bootstrap(total: bytes, size: bytes, seed: int) -> tuple[float, float]:
         (np.frombuffer(total), np.frombuffer(size, np.int64)), lambda s, k, axis: s.sum(axis) / k.sum(axis), paired=True, vectorized=True,
         n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE, method="percentile", random_state=seed,
     ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
+
+
+def _wilson_of_counts(right: int, n: int) -> tuple[float, float]:
+    test = scipy.stats.binomtest(right, n, right / n)  # of the share that was found: its p-value is 1, and costs no search
+    interval = test.proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -48,7 +48,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 10, 2, SECONDS, suite=("fgsm", "pgd", "transfer", "random")),
+        Profile("smoke", "smoke", {"mnist-5k": ("none", 1, 20)}, 5, 2, SECONDS, suite=("fgsm", "pgd", "transfer", "random")),
         Profile(
             "quick",
             "quick",
@@ -267,7 +267,7 @@ def _sound(networks: Sequence[Config], chosen: Profile) -> list[Config]:
         plain,
         {**_about(last), "kind": "attack", "attack": "suite", "suite": suite, "targets": "none", "images": chosen.images, **other},
         {**_about(last), "kind": "diagnosis", "temperatures": sorted({1.0, last["temperature"]}), "radius": RADIUS[last["architecture"]] / 3,
-         "images": min(chosen.images, 100), **other},
+         "images": min(max(chosen.images, 10), 100), **other},  # of fewer than seven no two attacks can be told apart
     ]  # fmt: skip
 
 

@@ -79,7 +79,7 @@ RECIPES = {
     ("paper", "cifar10"): dataclasses.replace(_CIFAR10, name="paper", learning_rate_decay=0.95, momentum_decay=1.0),
     ("quick", "mnist"): Recipe("quick", 0.7, "adam", 3e-3, 0.9, one_cycle=True, dropout=0.2),
     ("quick", "cifar10"): Recipe("quick", 1.0, "adam", 2.5e-3, 0.9, one_cycle=True, dropout=0.0, batch_size=64),
-    ("smoke", "mnist"): Recipe("smoke", 2, "adam", 3e-3, 0.9, one_cycle=True, dropout=0.2, batch_size=64),
+    ("smoke", "mnist"): Recipe("smoke", 1, "adam", 3e-3, 0.9, one_cycle=True, dropout=0.2, batch_size=32),
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from distill import cli, cluster, experiments, plans, records, training
 sys.path.insert(0, str(Path(__file__).parent))
 from faults import essence
 
-RECIPE = training.Recipe("smoke", 0.3, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64)
+RECIPE = training.Recipe("smoke", 0.2, "adam", 3e-3, 0.9, dropout=0.0, batch_size=32)
 
 
 @pytest.fixture()
@@ -68,7 +68,7 @@ import sys
 if __name__ == "__mp_main__":
     print("a process is starting", flush=True)
 from distill import cli, training
-training.RECIPES["smoke", "mnist"] = training.Recipe("smoke", 0.3, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64)
+training.RECIPES["smoke", "mnist"] = training.Recipe("smoke", 0.2, "adam", 3e-3, 0.9, dropout=0.0, batch_size=32)
 if __name__ == "__main__":
     import signal
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may have had it ignored

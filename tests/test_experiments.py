@@ -16,7 +16,7 @@ from distill.attacks.jsma import all_targets, jsma
 @pytest.fixture()
 def context(tmp_path, data_root, monkeypatch):
     """A store of its own, nothing published, and a recipe of a few steps."""
-    monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), training.Recipe("smoke", 0.5, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64))
+    monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), training.Recipe("smoke", 0.25, "adam", 3e-3, 0.9, dropout=0.0, batch_size=32))
     monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
     monkeypatch.setenv("DISTILL_STORE", str(tmp_path / "own"))
     monkeypatch.setenv("DISTILL_DATA", str(data_root))
@@ -51,7 +51,7 @@ def test_a_run_is_done_once_and_everything_about_it_is_recorded(context):
     assert len(context.said) == 4  # one headline and three runs, and nothing the second time
 
     attack = made[2].table()
-    assert len(attack) == 90 and attack["image"].nunique() == 10
+    assert len(attack) == 9 * runs[2]["images"] and attack["image"].nunique() == runs[2]["images"] == 5
     assert (attack["target"] != attack["source"]).all()
     assert (attack.groupby("image")["target"].nunique() == 9).all()
     assert (attack["success"] == (attack["status"] == "SUCCESS")).all()
@@ -266,13 +266,13 @@ def test_an_attack_with_denormals_flushed_is_computed_on_the_processor(context, 
     flushed = {**attack, "flush": True}
     assert experiments.ensure([flushed], elsewhere) == []
     record = records.find(flushed, [context.store])
-    assert record.info["provenance"]["device"] == "cpu" and len(record.table()) == 90
+    assert record.info["provenance"]["device"] == "cpu" and len(record.table()) == 45
 
 
 def test_results_for_a_chapter(context):
     rows = experiments.results("smoke", '["mnist-5k"]', "[20]", stages=["train", "attack"])
     assert set(rows["attack"]["role"]) == {"plain", "student"}  # the plain network always stands beside
-    assert comparison.success_table(rows["attack"])["attacks"].tolist() == [90, 90]
+    assert comparison.success_table(rows["attack"])["attacks"].tolist() == [45, 45]
     assert experiments.results("smoke", None, [20])["model"]["accuracy"].equals(rows["model"]["accuracy"])
 
 
@@ -316,7 +316,7 @@ def test_command_line(context, tmp_path, capsys):
         cli.main(["run", "--profile", "smoke", "--temperatures", "none", "--store", store, "--quiet", "--publish", "--threads", "1"]) == 0
     )
     assert "2 of 2 runs are recorded" in capsys.readouterr().out
-    assert len(records.load(store=records.PUBLISHED, kind="attack")) == 90
+    assert len(records.load(store=records.PUBLISHED, kind="attack")) == 45
     assert cli.main(["status", "--profile", "smoke", "--store", store]) == 0
     out = capsys.readouterr().out
     assert "smoke: 2 of 8 runs recorded, 0 running, 6 missing" in out and "should take about" in out
@@ -385,11 +385,11 @@ def test_open_choices_change_one_thing_each(context):
     own = [run for run in plans.plan("smoke", "mnist-5k", ["none"], stages=["choices"]) if run["role"] in ("padded plain", "torch plain")]
     assert experiments.ensure(own, context) == []
     network, attack, again = (records.find(run, [context.store]) for run in own if run["role"] == "padded plain")
-    assert network.table()["parameters"].item() > 312_202 and len(attack.table()) == len(again.table()) == 90
+    assert network.table()["parameters"].item() > 312_202 and len(attack.table()) == len(again.table()) == 45
     found = experiments.results("smoke", "mnist-5k", ["none"], stages=("train", "choices"))
     table = analysis.choices_table(found["model"], found["attack"])
     assert list(table["role"]) == ["plain", "torch plain", "padded plain"] and set(table["temperature"]) == {"none"}
-    assert table["what"].iloc[1] == analysis.CHOICES["torch"] and list(table["ours_images"]) == [0, 10, 10]  # the first was not attacked
+    assert table["what"].iloc[1] == analysis.CHOICES["torch"] and list(table["ours_images"]) == [0, 5, 5]  # the first was not attacked
     assert analysis.choices_table(found["model"][found["model"]["role"] == "plain"], found["attack"]).empty
 
 
@@ -402,7 +402,12 @@ def test_images_are_as_the_network_takes_them(context, monkeypatch):
     assert [arguments[5:] for arguments in seen] == [("feature",), ("channel",)]
 
 
-def test_ablations_change_one_thing_each(context):
+def on_one_in(fit, number):
+    """Training on one image in so many."""
+    return lambda model, images, labels, **options: fit(model, images[::number], labels[::number], **options)
+
+
+def test_ablations_change_one_thing_each(context, monkeypatch):
     runs = plans.plan("smoke", "mnist-5k", [20], stages=["ablations"])
     by_role = {run["role"]: run for run in runs if run["kind"] == "model"}
     recipes = {role: run["recipe"] for role, run in by_role.items()}
@@ -414,6 +419,7 @@ def test_ablations_change_one_thing_each(context):
         ("plain", 1 / 20, o) for o in ("softmax", "log_softmax")
     ]
     warm = [run for run in runs if run["role"].startswith("warm") and run["kind"] == "model"]
+    monkeypatch.setattr(training, "fit", on_one_in(training.fit, 4))
     assert experiments.ensure(warm, context) == []
     student, teacher = (experiments.load_model(run, context).model for run in reversed(warm))
     assert records.find(warm[1], [context.store]).config["teacher"] == records.key(warm[0])
@@ -422,11 +428,11 @@ def test_ablations_change_one_thing_each(context):
 
 
 def test_seconds_of_a_training_are_with_those_of_the_one_it_starts_from(context, monkeypatch):
-    real = training.fit
+    real = on_one_in(training.fit, 5)
     monkeypatch.setattr(training, "fit", lambda *given, **options: [{**epoch, "seconds": 70.0 if "checkpoint" in options else 1000.0}
                                                                     for epoch in real(*given, **options)])  # fmt: skip
     runs = plans.plan("smoke", "mnist-5k", [20], stages=["ablations"])
-    for role, seconds in (("warm teacher", 1070), ("sgd teacher", 70 * 3)):
+    for role, seconds in (("warm teacher", 1070), ("sgd teacher", 70 * 2)):
         (run,) = [run for run in runs if run["kind"] == "model" and run["role"] == role]
         assert experiments.ensure([run], context) == []
         record = records.find(run, [context.store])

@@ -161,7 +161,7 @@ def test_a_few_points_more_are_a_sign_of_nothing_and_what_was_not_measured_is_no
 
 def test_the_stages_record_every_attack_of_the_suite(tmp_path, data_root, monkeypatch):
     pytest.importorskip("adv_lib")
-    monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), training.Recipe("smoke", 1, "adam", 3e-3, 0.9, dropout=0.0, batch_size=64))
+    monkeypatch.setitem(training.RECIPES, ("smoke", "mnist"), training.Recipe("smoke", 0.5, "adam", 3e-3, 0.9, dropout=0.0, batch_size=32))
     monkeypatch.setattr(records, "PUBLISHED", tmp_path / "results")
     monkeypatch.setenv("DISTILL_DATA", str(data_root))
     suite = ("fgsm", "apgd_dlr", "fmn_linf", "fmn_l0", "transfer", "random")
