@@ -349,8 +349,9 @@ def robustness_table(attacks: pd.DataFrame, readings: Sequence[str] = tuple(READ
     Raises
     ------
     ValueError
-        If there are several seeds, or several records of one network and variant: their rows would be mixed.
+        If there are several seeds, or several records of one network and variant: their rows would be mixed; or if a name is unknown.
     """
+    _check_known("readings", readings, READINGS)
     rows = []
     chosen = _with_variant(attacks, ["image", "success", "features_changed", "max_features"])
     chosen = chosen[chosen["role"].isin(comparison.USED) & chosen["variant"].isin(["float32", "exact"])]
@@ -611,8 +612,9 @@ def amplitude_table(sensitivity: pd.DataFrame, arithmetics: Sequence[str] = tupl
     Raises
     ------
     ValueError
-        If there are several seeds, or several records of one network: their rows would be mixed.
+        If there are several seeds, or several records of one network: their rows would be mixed; or if a name is unknown.
     """
+    _check_known("arithmetics", arithmetics, ARITHMETICS)
     comparison.one_of_each(sensitivity, "derivatives")
     rows = []
     for (profile, dataset, role, temperature), group in sensitivity.groupby(NETWORK, sort=False):
@@ -662,6 +664,11 @@ def amplitude_quantiles(sensitivity: pd.DataFrame) -> pd.DataFrame:
             "float32_all_zero": 100 * (group["float32_zero_share"] == 1).mean(), "images": len(group),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _check_known(what: str, given: Sequence[str], allowed: Mapping[str, str]) -> None:
+    if isinstance(given, str) or not set(given) <= set(allowed):
+        raise ValueError(f"{what} is {given!r}; allowed are lists of {', '.join(allowed)}")
 
 
 def _quantiles(values: pd.Series, at: list[float]) -> pd.Series:

@@ -214,6 +214,11 @@ def test_robustness_depends_on_what_a_failure_counts():
         analysis.robustness(attack, 784, reading="mean")
     table = analysis.robustness_table(attack.assign(seed=0)).set_index("reading")
     assert table["images"].to_dict() == {"capped": 3, "excluded": 2, "median": 3} and (table["broken"] == 2).all()
+    alone = analysis.robustness_table(attack.assign(seed=0), ["capped"]).set_index("reading")
+    pd.testing.assert_frame_equal(alone, table.loc[["capped"]])
+    for readings in ("capped", ["caped"]):
+        with pytest.raises(ValueError, match="allowed are lists of capped, excluded, median, exact"):
+            analysis.robustness_table(attack, readings)
     exact = rows([4] * 9, output="log_softmax", max_features=784, targets=9)  # of one image alone
     for others, said in ((attack, "3; exact arithmetic: 1"), (attack[attack["image"] == attack["image"].min()], "1")):
         assert tables.robustness_text(analysis.robustness_table(pd.concat([others, exact])))["images"].tolist() == [said]
@@ -229,10 +234,15 @@ def test_confidence_is_zero_where_wrong():
 
 
 def test_amplitudes_fall_into_the_papers_bins_by_arithmetic():
-    table = analysis.amplitude_table(pd.DataFrame({
+    measured = pd.DataFrame({
         "log10_amplitude": [-500.0, -41.0, -39.0, -2.0], "float32_amplitude": [0.0, 0.0, 1e-39, 1e-2], "flush_amplitude": [0.0, 0.0, 0.0, 1e-2],
         "float64_amplitude": [0.0, 1e-41, 1e-39, 1e-2], "profile": "quick", "dataset": "cifar10", "role": "student", "temperature": 100.0, "record": "r",
-    }))  # fmt: skip
+    })  # fmt: skip
+    table = analysis.amplitude_table(measured)
+    alone = analysis.amplitude_table(measured, ["float32"])
+    pd.testing.assert_frame_equal(alone, table[table["arithmetic"] == "float32"].reset_index(drop=True))
+    with pytest.raises(ValueError, match="allowed are lists of float32, flush, float64, exact"):
+        analysis.amplitude_table(measured, ["float16"])
     first = table[table["bin"] == 0].set_index("arithmetic")
     assert first["ours"].to_dict() == {"float32": 50, "flush": 75, "float64": 50, "exact": 50} and set(first["paper"]) == {79.1}
     assert (table.groupby("arithmetic")["ours"].sum() == 100).all()
