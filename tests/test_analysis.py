@@ -572,6 +572,12 @@ def amplitudes(profile, values, *, role="student", temperature=100.0, dataset="c
     })  # fmt: skip
 
 
+def test_gradients_are_judged_in_float32():
+    measured = amplitudes("quick", [0.0] * 80 + [0.01] * 20).assign(float64_amplitude=0.01, flush_amplitude=0.01, log10_amplitude=-2.0)
+    judged = claims.judge({"sensitivity": measured}).set_index("claim")
+    assert judged.loc["images with mean gradient below 1e-40 on CIFAR10, T = 100 (%)", ["ours", "n"]].tolist() == [80, 100]
+
+
 def test_figure_9_as_a_reader_sees_it():
     low = amplitudes("paper", [1e-50] * 90 + [1e-12] * 5 + [0.01] * 5)
     high = amplitudes("quick", [1e-50] * 10 + [0.01] * 90)
